@@ -1,0 +1,281 @@
+"""The model specification: TOML in, a frozen and checked `Spec` out.
+
+One file says what an event looks like and what learns from it. The store keeps it with the model, so that a scorer
+needs only a Redis URL and a model name, and a trainer that comes with another one is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from ctr.errors import SettingError
+
+NAME_PATTERN = r"^[a-z0-9_-]{1,64}$"
+CRITEO_COLUMNS = ("label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27)))
+AVAZU_COLUMNS = (
+    "id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain",
+    "app_category", "device_id", "device_ip", "device_model", "device_type", "device_conn_type",
+    *(f"C{i}" for i in range(14, 22)),
+)  # fmt: skip
+
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One field of the event: where its value stands and how it becomes features.
+
+    A categorical value is hashed as it is. With ``transform = "log"`` a number x becomes the bin
+    ``sign(x) floor(bins_per_e ln(1 + |x|))``. ``missing = "feature"`` makes the absence of a value a feature of its
+    own; ``"skip"`` lets it contribute nothing. In a `multi` field each element is a feature of value 1, 1/m or
+    1/sqrt(m) for m elements (``scale = "none" | "mean" | "sqrt"``).
+    """
+
+    name: Text
+    source: Text | None = None
+    """Key or column of the event; `name` where it is not given."""
+    multi: bool = False
+    scale: Literal["none", "mean", "sqrt"] = "none"
+    missing: Literal["skip", "feature"] = "skip"
+    transform: Literal["log"] | None = None
+    bins_per_e: Annotated[float, msgspec.Meta(gt=0, le=100)] = 3.0
+
+    @property
+    def column(self) -> str:
+        return self.source or self.name
+
+
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a message or a line holds: its format, and where label, time, id and weight stand."""
+
+    format: Literal["json", "delimited", "criteo", "avazu"] = "json"
+    columns: tuple[Text, ...] = ()
+    """For ``delimited``: the names of the columns, in order. A first line that repeats them is a header."""
+    delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
+    label: Text = "label"
+    time: Text | None = None
+    time_format: Text = "s"
+    """``s``, ``ms``, ``us`` since 1970, ``rfc3339``, or a strptime pattern (UTC)."""
+    id: Text | None = None
+    weight: Text | None = None
+    max_skew_s: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    """An event dated further ahead of its arrival is refused: one dated 2099 would expire the whole model."""
+    max_bytes: Annotated[int, msgspec.Meta(ge=64, le=64 << 20)] = 1 << 20
+    """A longer message is refused unread."""
+    max_weight: Annotated[float, msgspec.Meta(gt=0)] = 1e6
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What learns. See `ctr.kernels` for the formulas."""
+
+    type: Literal["ffm"] = "ffm"
+    k: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
+    bias: bool = True
+    linear: bool = True
+    base_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    """Share of positive labels to expect: the bias starts at its log-odds."""
+    loss: Literal["logistic"] = "logistic"
+    start: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
+    """Latent factors start uniformly in +-start, as a hash of (seed, key, coordinate)."""
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 1
+    normalize: bool = False
+    """Multiply the pair sum by 1 / sum x^2 of the event."""
+    max_rows: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 1 << 20
+    """Hard bound on features held; a new one beyond it counts as unknown."""
+
+
+class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """AdaGrad: n += g^2, w -= step g / sqrt(n), n from `n0`."""
+
+    type: Literal["adagrad"] = "adagrad"
+    step: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.02
+    """Step of the latent factors."""
+    linear_step: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.05
+    """Step of the bias and the linear weights."""
+    n0: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 0.1
+
+
+class Lifetime(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long a row that is no longer seen is believed."""
+
+    ttl_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """0: for ever. A row last seen longer ago starts anew when it is touched, and a scorer counts it as unknown."""
+
+
+class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    interval_ms: Annotated[int, msgspec.Meta(ge=10, le=3_600_000)] = 1000
+    """Time between two publications of what was learned."""
+
+
+class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A checked specification; equal ones have equal `digest`."""
+
+    name: Name
+    generation: Name = "1"
+    event: Event = Event()
+    fields: Annotated[tuple[Field, ...], msgspec.Meta(min_length=1, max_length=64)]
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    lifetime: Lifetime = Lifetime()
+    commit: Commit = Commit()
+
+    @property
+    def model_id(self) -> str:
+        """``name@generation``."""
+        return f"{self.name}@{self.generation}"
+
+    @property
+    def dense(self) -> bool:
+        """Whether every event has at most one feature a field, of value 1: the fast layout of a `Batch`."""
+        return not any(field.multi for field in self.fields)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Column names of a delimited format; empty for JSON."""
+        return {"criteo": CRITEO_COLUMNS, "avazu": AVAZU_COLUMNS}.get(self.event.format, self.event.columns)
+
+    @property
+    def delimiter(self) -> str:
+        return "\t" if self.event.format == "criteo" else self.event.delimiter
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that decides what a row means (not of what may change in place)."""
+        fixed = [(key, value) for key, value in flatten(self) if key not in MUTABLE]
+        return hashlib.sha256(msgspec.json.encode(fixed)).hexdigest()[:16]
+
+
+MUTABLE = frozenset({
+    "optimizer.step", "optimizer.linear_step", "lifetime.ttl_s", "commit.interval_ms",
+    "event.max_skew_s", "event.max_bytes", "event.max_weight",
+})  # fmt: skip
+"""Keys that may change under a living model. Any other change makes a new generation."""
+
+
+def flatten(spec: Spec) -> list[tuple[str, Any]]:
+    """All settings of a specification as (dotted key, value), defaults included, in a fixed order."""
+    out: list[tuple[str, Any]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
+            for index, inner in enumerate(value):
+                walk(f"{prefix}[{index}]", inner)
+        else:
+            out.append((prefix, value))
+
+    walk("", msgspec.to_builtins(spec))
+    return out
+
+
+def differences(stored: Spec, given: Spec) -> list[str]:
+    """Settings that differ and may not, as ``key: stored -> given``; empty where `given` may train what is stored."""
+    old, new = dict(flatten(stored)), dict(flatten(given))
+    return [
+        f"{key}: {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
+        for key in [*old, *(key for key in new if key not in old)]
+        if key not in MUTABLE and old.get(key, "absent") != new.get(key, "absent")
+    ]
+
+
+def parse(text: str, origin: str = "specification") -> Spec:
+    """Read TOML.
+
+    Raises
+    ------
+    SettingError
+        Names the key, its value and what is allowed; `origin` is the file's name where the TOML itself is broken.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(origin, "(TOML)", f"cannot be read: {error}") from None
+    return from_builtins(raw)
+
+
+def from_builtins(raw: Any) -> Spec:
+    """Check what TOML or the store gave."""
+    try:
+        spec = msgspec.convert(raw, Spec)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error), raw) from None
+    _check(spec)
+    return spec
+
+
+def encode(spec: Spec) -> dict[str, Any]:
+    """The specification as plain values, defaults included: what the store keeps."""
+    built: dict[str, Any] = msgspec.to_builtins(spec)
+    return built
+
+
+def _explained(message: str, raw: Any) -> SettingError:
+    """Turn msgspec's 'Expected ... - at `$.model.k`' into key, value, allowed."""
+    text, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    unknown = re.search(r"unknown field `([^`]*)`", text)
+    missing = re.search(r"missing required field `([^`]*)`", text)
+    if unknown:
+        key = ".".join(part for part in (path, unknown[1]) if part)
+        known = ", ".join(_known_keys(path))
+        return SettingError(key, _at(raw, key), f"unknown key; known here: {known}")
+    if missing:
+        key = ".".join(part for part in (path, missing[1]) if part)
+        return SettingError(key, None, "is required")
+    return SettingError(path or "specification", _at(raw, path), text[:1].lower() + text[1:])
+
+
+def _known_keys(path: str) -> list[str]:
+    owner: Any = Spec
+    for part in filter(None, re.sub(r"\[.*?\]", "", path).split(".")):
+        owner = {"event": Event, "fields": Field, "model": Model, "optimizer": Optimizer,
+                 "lifetime": Lifetime, "commit": Commit}[part]  # fmt: skip
+    return [field.name for field in msgspec.structs.fields(owner)]
+
+
+def _at(raw: Any, path: str) -> Any:
+    value = raw
+    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        try:
+            value = value[key] if key else value[int(index)]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _check(spec: Spec) -> None:
+    """What types alone cannot say."""
+    seen: set[str] = set()
+    for index, field in enumerate(spec.fields):
+        if field.name in seen:
+            raise SettingError(f"fields[{index}].name", field.name, "each field needs a name of its own")
+        seen.add(field.name)
+        if field.scale != "none" and not field.multi:
+            raise SettingError(f"fields[{index}].scale", field.scale, "only a field with multi = true has a scale")
+        if field.multi and field.missing == "feature":
+            raise SettingError(f"fields[{index}].missing", field.missing, "an empty multi field is always skipped")
+    event = spec.event
+    if event.format == "delimited" and not event.columns:
+        raise SettingError("event.columns", event.columns, 'format = "delimited" needs the names of its columns')
+    if event.format != "delimited" and event.columns:
+        raise SettingError("event.columns", event.columns, 'only format = "delimited" takes columns')
+    if event.format in ("json", "criteo", "avazu") and event.delimiter != ",":
+        raise SettingError("event.delimiter", event.delimiter, 'only format = "delimited" takes a delimiter')
+    if event.time_format not in ("s", "ms", "us", "rfc3339") and "%" not in event.time_format:
+        raise SettingError("event.time_format", event.time_format, "one of s, ms, us, rfc3339, or a strptime pattern")
+    if spec.columns:
+        wanted = [("event.label", event.label), ("event.time", event.time), ("event.id", event.id),
+                  ("event.weight", event.weight)]  # fmt: skip
+        wanted += [(f"fields[{index}].source", field.column) for index, field in enumerate(spec.fields)]
+        for key, column in wanted:
+            if column is not None and column not in spec.columns:
+                raise SettingError(key, column, f"not among the columns: {', '.join(spec.columns)}")
+        if any(field.multi for field in spec.fields):
+            raise SettingError("fields.multi", True, "a delimited format holds one value a field")
