@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -47,6 +47,7 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def column(self) -> str:
+        """Key or column of the event where the value stands."""
         return self.source or self.name
 
 
@@ -108,8 +109,10 @@ class Lifetime(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When what was learned is published."""
+
     interval_ms: Annotated[int, msgspec.Meta(ge=10, le=3_600_000)] = 1000
-    """Time between two publications of what was learned."""
+    """Time between two commits."""
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -141,6 +144,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def delimiter(self) -> str:
+        """Separator of a delimited format."""
         return "\t" if self.event.format == "criteo" else self.event.delimiter
 
     @property
@@ -229,15 +233,30 @@ def _explained(message: str, raw: Any) -> SettingError:
     if missing:
         key = ".".join(part for part in (path, missing[1]) if part)
         return SettingError(key, None, "is required")
+    if text.startswith("Invalid enum value"):
+        text = f"one of {', '.join(_choices(path))}"
     return SettingError(path or "specification", _at(raw, path), text[:1].lower() + text[1:])
 
 
 def _known_keys(path: str) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(_owner(path))]
+
+
+def _choices(path: str) -> list[str]:
+    """Names that may stand at a path of type Literal."""
+    table, _, key = path.rpartition(".")
+    kind = next(field.type for field in msgspec.structs.fields(_owner(table)) if field.name == key)
+    literals = [kind, *get_args(kind)]  # itself, or one side of a union with None
+    return [str(name) for literal in literals if get_origin(literal) is Literal for name in get_args(literal)]
+
+
+def _owner(path: str) -> Any:
+    """Class of the table at a path."""
     owner: Any = Spec
     for part in filter(None, re.sub(r"\[.*?\]", "", path).split(".")):
         owner = {"event": Event, "fields": Field, "model": Model, "optimizer": Optimizer,
                  "lifetime": Lifetime, "commit": Commit}[part]  # fmt: skip
-    return [field.name for field in msgspec.structs.fields(owner)]
+    return owner
 
 
 def _at(raw: Any, path: str) -> Any:
@@ -268,6 +287,8 @@ def _check(spec: Spec) -> None:
         raise SettingError("event.columns", event.columns, 'only format = "delimited" takes columns')
     if event.format in ("json", "criteo", "avazu") and event.delimiter != ",":
         raise SettingError("event.delimiter", event.delimiter, 'only format = "delimited" takes a delimiter')
+    if event.delimiter in '"\r\n':
+        raise SettingError("event.delimiter", event.delimiter, "any character but a quote or a line break")
     if event.time_format not in ("s", "ms", "us", "rfc3339") and "%" not in event.time_format:
         raise SettingError("event.time_format", event.time_format, "one of s, ms, us, rfc3339, or a strptime pattern")
     if spec.columns:

@@ -1,0 +1,1 @@
+"""The local stack and what a deployment needs."""

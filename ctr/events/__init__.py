@@ -1,0 +1,74 @@
+"""Bytes -> `Batch`: what readers of events and scorers share, so that a value is the same feature in both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, get_args
+
+from ctr.events import delimited, jsonlines
+from ctr.events.batch import MISSING, Batch
+from ctr.events.encoder import RowEncoder
+from ctr.events.hashing import BIAS, RESERVED_KEYS, feature_key
+from ctr.events.messages import Messages, Reason, Refusal
+from ctr.events.reader import Reader
+from ctr.spec import Spec
+
+__all__ = [
+    "BIAS", "MISSING", "REASONS", "RESERVED_KEYS", "Batch", "Messages", "Reader", "Reason", "Refusal",
+    "encode_rows", "feature_key", "open_reader",
+]  # fmt: skip
+
+REASONS: tuple[Reason, ...] = get_args(Reason)
+"""Why an event may be refused; fit for a metric label."""
+
+
+def open_reader(spec: Spec) -> Reader:
+    r"""Make the reader for the events that a specification describes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ctr import spec
+    >>> reader = open_reader(spec.parse('name = "ads"\nfields = [{name = "user"}, {name = "ad"}]'))
+    >>> line = b'{"label": 1, "user": 7, "ad": null}'
+    >>> at = np.array([0])
+    >>> batch, refusals = reader.read(Messages(line, at, at + len(line), at, at, at + 1.0))
+    >>> batch.labels, batch.keys == [feature_key("user", "7"), 0]
+    (array([1.], dtype=float32), array([ True,  True]))
+    """
+    if spec.event.format == "json":
+        return Reader(spec, jsonlines.parse, prefix="$.")
+    return Reader(spec, delimited.parser(spec), is_header=delimited.header_test(spec), is_blank=delimited.is_blank)
+
+
+def encode_rows(spec: Spec, rows: Sequence[Mapping[str, Any]], times_s: float, path: str = "$.instances") -> Batch:
+    """Turn the rows of a scoring request into a batch, feature by feature as a reader would.
+
+    Parameters
+    ----------
+    spec : Spec
+    rows : sequence of mappings
+        Key or column -> value, nested as in an event. A key that is not there is a missing value; label, weight, time
+        and keys that no field reads are passed over.
+    times_s : float
+        Time of all rows, seconds since 1970.
+    path : str
+        Where the rows stand in the request, for errors.
+
+    Returns
+    -------
+    Batch
+        Labels NaN, weights 1, partitions -1, offsets the rows' indices.
+
+    Raises
+    ------
+    EventError
+        The first value that can be no feature, with its path, such as ``$.instances[3].user``.
+    """
+    return _row_encoder(spec).encode(rows, times_s, path)
+
+
+@lru_cache(maxsize=32)
+def _row_encoder(spec: Spec) -> RowEncoder:
+    return RowEncoder(spec)

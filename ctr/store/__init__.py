@@ -1,0 +1,13 @@
+"""Rows <-> Redis: what is stored under which key, how a commit is made atomic, how changes are followed."""
+
+from ctr.store.catalog import StoredModel, create_model, open_model, read_model
+from ctr.store.connection import Client, connect
+from ctr.store.keys import ShardKeys
+from ctr.store.reader import Changes, ShardReader
+from ctr.store.shard import Meta, Version, Watermarks
+from ctr.store.writer import Cut, ShardWriter
+
+__all__ = [
+    "Changes", "Client", "Cut", "Meta", "ShardKeys", "ShardReader", "ShardWriter", "StoredModel", "Version",
+    "Watermarks", "connect", "create_model", "open_model", "read_model",
+]  # fmt: skip

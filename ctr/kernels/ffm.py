@@ -1,0 +1,161 @@
+"""ffm for one-hot events and k <= 8: all pairs of fields, a tile of rows at a time. See `tile` and `step`.
+
+Same arguments as `pooled`, whose twin it is; F and KP are compile-time constants (`build`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ctr.kernels.jit import inlined, kernel
+from ctr.kernels.layout import (
+    BIAS_ROW,
+    COUNT,
+    EXPIRED,
+    HAS_BIAS,
+    HAS_LINEAR,
+    LEARNED,
+    LINEAR_STEP,
+    SCRATCH_ROWS,
+    STEP,
+    row_floats,
+)
+from ctr.kernels.simd import add, hsum, prefetch, set16, store16
+from ctr.kernels.step import (
+    ZERO,
+    add_start,
+    clamp_logit,
+    give_birth,
+    is_live,
+    minute_of,
+    sigmoid,
+    step_bias,
+)
+from ctr.kernels.tile import DIAGONAL_DOT, DIAGONAL_STEP, DOT, masks
+from ctr.kernels.tile import STEP as TILE_STEP
+
+# constants
+F = 39
+KP = 4
+# end of constants
+
+P_ = row_floats(F, KP)
+GROUPS = P_ // 16
+SLOTS = GROUPS * (16 // KP)  # fields, padded to whole groups
+TILES = GROUPS * (GROUPS - 1) // 2
+# The next event's rows are asked for in bursts of at most 10 lines: 1 or 2 lines at a time are slower.
+LINES = 2 * P_ // 16
+BURSTS = -(-LINES // 10)
+BURST = -(-LINES // BURSTS)
+PER_TILE = -(-F * BURSTS // TILES) if TILES else 0
+MASKS = masks(KP)
+dot, diagonal_dot, tile_step, diagonal_step = DOT[KP], DIAGONAL_DOT[KP], TILE_STEP[KP], DIAGONAL_STEP[KP]
+
+
+@inlined
+def margin(W: Any, stride: int, base: Any, r: Any, hyper: Any) -> Any:
+    """Logit of the event whose rows begin at ``base``; absent fields have a row of zeros."""
+    s0 = set16(ZERO)
+    s1 = s0
+    lin = s0
+    for I in range(GROUPS):
+        s0, s1, lin = diagonal_dot(W, MASKS, base, I, s0, s1, lin)
+        for J in range(I + 1, GROUPS):
+            s0, s1 = dot(W, base, I, J, s0, s1)
+    t = r * hsum(add(s0, s1))
+    if hyper[HAS_LINEAR] != ZERO:
+        t += hsum(lin)
+    if hyper[HAS_BIAS] != ZERO:
+        t += W[BIAS_ROW * stride]
+    return clamp_logit(t)
+
+
+@kernel
+def predict(
+    W: Any, stride: int, P: int, n_fields: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
+    times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any, probabilities: bool,
+    A: Any, here: Any, out: Any,
+) -> None:  # fmt: skip
+    """Probabilities or logits of events ``begin:end``; writes nothing else."""
+    base = np.zeros(SLOTS, np.int64)
+    for i in range(begin, end):
+        at, minute = (i - begin) * F, minute_of(times_s[i])
+        for f in range(F):
+            base[f] = np.int64(rows[at + f]) * stride
+            if base[f] != 0 and not is_live(W, base[f] + f * KP, minute, ttl_s):
+                base[f] = 0
+            if i + 1 < end:
+                ahead = np.int64(rows[at + F + f]) * stride
+                for line in range(GROUPS):
+                    prefetch(W, ahead + 16 * line)
+        t = margin(W, stride, base, r[i - begin], hyper)
+        out[i] = np.float32(sigmoid(t)) if probabilities else t
+
+
+@kernel
+def learn(
+    W: Any, stride: int, P: int, n_fields: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
+    labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any, ttl_s: float, seed: Any, hyper: Any,
+    row_key: Any, counters: Any, A: Any, here: Any, out: Any,
+) -> None:  # fmt: skip
+    """Learn events ``begin:end`` in order; ``out`` gets each one's probability before its own update."""
+    eta, more = set16(hyper[STEP]), set16(hyper[LINEAR_STEP] - hyper[STEP])
+    scratch = W.size - SCRATCH_ROWS * stride
+    base = np.empty(SLOTS, np.int64)
+    for f in range(SLOTS):
+        base[f] = scratch + f * stride
+    born, absent = np.empty(F, np.int64), np.empty(F, np.int64)
+    for i in range(begin, end):
+        at, minute, ci = (i - begin) * F, minute_of(times_s[i]), c[i - begin]
+
+        # rows: an absent field gets a scratch row of zeros, which takes what nobody owns
+        n_born, n_absent = 0, 0
+        for f in range(F):
+            base[f] = np.int64(rows[at + f]) * stride
+            if base[f] == 0:
+                base[f] = scratch + f * stride
+                absent[n_absent] = f
+                n_absent += 1
+            elif not is_live(W, base[f] + f * KP, minute, ttl_s):
+                if ci == ZERO:
+                    base[f] = 0
+                else:
+                    if W[base[f] + f * KP + COUNT] != ZERO:
+                        counters[EXPIRED] += 1
+                    give_birth(W, base[f], P_, F, KP, k, f, minute, hyper)
+                    born[n_born] = f
+                    n_born += 1
+
+        # score
+        p = sigmoid(margin(W, stride, base, r[i - begin], hyper))
+        out[i] = np.float32(p)
+        if ci == ZERO:
+            continue
+        dl = np.float32(np.float64(ci) * (p - np.float64(labels[i])))
+
+        # gradient and step, and the next event's rows on their way to L2
+        rdl, dl16, minute16 = set16(dl * r[i - begin]), set16(dl * hyper[HAS_LINEAR]), set16(minute)
+        burst = 0
+        bursts = F * BURSTS if i + 1 < end else 0
+        for I in range(GROUPS):
+            diagonal_step(W, MASKS, base, I, P_, rdl, dl16, eta, more, minute16)
+            for J in range(I + 1, GROUPS):
+                for _ in range(PER_TILE):
+                    if burst < bursts:
+                        ahead = np.int64(rows[at + F + burst // BURSTS]) * stride + burst % BURSTS * BURST * 16
+                        for line in range(BURST):
+                            prefetch(W, ahead + 16 * line)
+                        burst += 1
+                tile_step(W, base, I, J, P_, rdl, eta)
+        step_bias(W, BIAS_ROW * stride, P_, dl, minute, hyper)
+
+        # after their first event rows get their start values; scratch is zero again
+        for j in range(n_born):
+            f = born[j]
+            add_start(W, base[f], F, KP, k, f, row_key[rows[at + f]], seed, hyper)
+        for j in range(n_absent):
+            for line in range(GROUPS):
+                store16(W, base[absent[j]] + 16 * line, set16(ZERO))
+        counters[LEARNED] += 1

@@ -1,0 +1,45 @@
+"""Rows <-> packed rows (format 1 of `ctr.rows`): a gather and a scatter, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ctr.kernels.jit import kernel
+from ctr.kernels.layout import ZERO_ROW
+
+
+@kernel
+def pack(W: Any, stride: int, P: int, size: int, row_field: Any, rows: Any, heads: Any, data: Any) -> None:
+    """Rows -> ``data`` (m, 1 + size or 1 + 2 size) float32 and its alias ``heads`` uint32; size = F kp."""
+    with_state = data.shape[1] > 1 + size
+    for j in range(rows.shape[0]):
+        row = np.int64(rows[j])
+        base = row * stride
+        heads[j, 0] = np.uint32(row_field[row])
+        for i in range(size):
+            data[j, 1 + i] = W[base + i]
+        if with_state:
+            for i in range(size):
+                data[j, 1 + size + i] = W[base + P + i]
+
+
+@kernel
+def unpack(W: Any, stride: int, P: int, size: int, row_field: Any, rows: Any, heads: Any, data: Any) -> None:
+    """``data`` -> rows, without accumulators where the table holds none; row 0 is skipped. Padding: w 0, n 1."""
+    for j in range(rows.shape[0]):
+        row = np.int64(rows[j])
+        if row == ZERO_ROW:
+            continue
+        base = row * stride
+        row_field[row] = np.uint8(heads[j, 0])
+        for i in range(size):
+            W[base + i] = data[j, 1 + i]
+        for i in range(size, P):
+            W[base + i] = np.float32(0)
+        if stride > P:
+            for i in range(size):
+                W[base + P + i] = data[j, 1 + size + i]
+            for i in range(size, P):
+                W[base + P + i] = np.float32(1)

@@ -1,0 +1,194 @@
+"""The tile: 16 floats of each of R rows, and the transposes that turn "what rows I hold for fields J" into the reverse.
+
+R = 16 / kp rows form a group, and 16 floats of a row are what it holds for the R fields of a group: for kp = 4 a tile
+is 4 rows of 4 blocks, for kp = 8 it is 2 rows of 2. Tile (I, J) is rows of group I, floats of group J. Its transpose
+stands lane by lane against tile (J, I): that is a dot product of 16 pairs of latent factors at once, and each of the
+two is the other's gradient. So each cache line is touched once on the way forward and once on the way back.
+
+A visitor exists for each kp: `DOT[kp]` and `STEP[kp]` for a tile off the diagonal, `DIAGONAL_DOT[kp]` and
+`DIAGONAL_STEP[kp]` for one on it, where the heads of the rows are. ``base`` holds where each field's row begins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ctr.kernels.jit import inlined
+from ctr.kernels.layout import COUNT, LINEAR, SEEN
+from ctr.kernels.simd import add, fma, load16, maximum, mul, shuffle, store16
+from ctr.kernels.step import adagrad16
+
+
+def _groups(width: int, *which: int) -> list[int]:
+    return [lane for group in which for lane in range(width * group, width * (group + 1))]
+
+
+quarters_0145, quarters_2367 = shuffle(_groups(4, 0, 1, 4, 5)), shuffle(_groups(4, 2, 3, 6, 7))
+quarters_0246, quarters_1357 = shuffle(_groups(4, 0, 2, 4, 6)), shuffle(_groups(4, 1, 3, 5, 7))
+halves_02, halves_13 = shuffle(_groups(8, 0, 2)), shuffle(_groups(8, 1, 3))
+
+BELOW, APART, HEAD, COUNTED, TIMED = range(5)
+
+
+def masks(kp: int) -> Any:
+    """(5, R, 16) float32, for row l of a group on the diagonal: 1 in the blocks of fields before l; 1 in all blocks
+    but its own; 1 in its linear weight; 1 in its count; 0 in its last-seen time and -inf elsewhere.
+    """
+    R = 16 // kp
+    m = np.zeros((5, R, 16), np.float32)
+    for l in range(R):
+        own = l * kp
+        m[BELOW, l, :own] = 1
+        m[APART, l] = 1
+        m[APART, l, own : own + kp] = 0
+        m[HEAD, l, own + LINEAR] = 1
+        m[COUNTED, l, own + COUNT] = 1
+        m[TIMED, l] = -np.inf
+        m[TIMED, l, own + SEEN] = 0
+    return m.ravel()
+
+
+@inlined
+def transpose4(a: Any, b: Any, c: Any, d: Any) -> Any:
+    """4 x 4 blocks of 4 floats: a = a0 a1 a2 a3 ... -> a0 b0 c0 d0, a1 b1 c1 d1, ..."""
+    x, y, z, w = quarters_0145(a, b), quarters_0145(c, d), quarters_2367(a, b), quarters_2367(c, d)
+    return quarters_0246(x, y), quarters_1357(x, y), quarters_0246(z, w), quarters_1357(z, w)
+
+
+@inlined
+def dot4(W: Any, base: Any, I: int, J: int, s0: Any, s1: Any) -> Any:
+    """Pairs of a field of group I and one of group J, added to two running sums."""
+    i, j = 4 * I, 4 * J
+    o, q = 16 * J, 16 * I
+    t0, t1, t2, t3 = transpose4(
+        load16(W, base[i] + o), load16(W, base[i + 1] + o), load16(W, base[i + 2] + o), load16(W, base[i + 3] + o)
+    )
+    s0 = fma(t0, load16(W, base[j] + q), s0)
+    s1 = fma(t1, load16(W, base[j + 1] + q), s1)
+    s0 = fma(t2, load16(W, base[j + 2] + q), s0)
+    s1 = fma(t3, load16(W, base[j + 3] + q), s1)
+    return s0, s1
+
+
+@inlined
+def dot2(W: Any, base: Any, I: int, J: int, s0: Any, s1: Any) -> Any:
+    """As `dot4`, for two rows of two blocks."""
+    a0, a1 = load16(W, base[2 * I] + 16 * J), load16(W, base[2 * I + 1] + 16 * J)
+    s0 = fma(halves_02(a0, a1), load16(W, base[2 * J] + 16 * I), s0)
+    s1 = fma(halves_13(a0, a1), load16(W, base[2 * J + 1] + 16 * I), s1)
+    return s0, s1
+
+
+@inlined
+def diagonal_dot4(W: Any, M: Any, base: Any, I: int, s0: Any, s1: Any, lin: Any) -> Any:
+    """Pairs inside group I (each once: `BELOW`), and its linear weights."""
+    i, o = 4 * I, 16 * I
+    a0, a1 = load16(W, base[i] + o), load16(W, base[i + 1] + o)
+    a2, a3 = load16(W, base[i + 2] + o), load16(W, base[i + 3] + o)
+    _, t1, t2, t3 = transpose4(a0, a1, a2, a3)
+    s0 = fma(t1, mul(a1, load16(M, 16)), s0)
+    s1 = fma(t2, mul(a2, load16(M, 32)), s1)
+    s0 = fma(t3, mul(a3, load16(M, 48)), s0)
+    lin = fma(a0, load16(M, 128), lin)
+    lin = fma(a1, load16(M, 144), lin)
+    lin = fma(a2, load16(M, 160), lin)
+    lin = fma(a3, load16(M, 176), lin)
+    return s0, s1, lin
+
+
+@inlined
+def diagonal_dot2(W: Any, M: Any, base: Any, I: int, s0: Any, s1: Any, lin: Any) -> Any:
+    """As `diagonal_dot4`, for two rows of two blocks."""
+    a0, a1 = load16(W, base[2 * I] + 16 * I), load16(W, base[2 * I + 1] + 16 * I)
+    s0 = fma(halves_13(a0, a1), mul(a1, load16(M, 16)), s0)
+    lin = fma(a0, load16(M, 64), lin)
+    lin = fma(a1, load16(M, 80), lin)
+    return s0, s1, lin
+
+
+@inlined
+def step(W: Any, at: Any, P: int, w: Any, partner: Any, rdl: Any, eta: Any) -> None:
+    """Sixteen latent coordinates whose partners are `partner`."""
+    store16(W, at, adagrad16(W, at, P, w, mul(rdl, partner), eta))
+
+
+@inlined
+def step4(W: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any) -> None:
+    """Gradient and step of tiles (I, J) and (J, I), each from the other as it was."""
+    i, j = 4 * I, 4 * J
+    i0, i1, i2, i3 = base[i] + 16 * J, base[i + 1] + 16 * J, base[i + 2] + 16 * J, base[i + 3] + 16 * J
+    j0, j1, j2, j3 = base[j] + 16 * I, base[j + 1] + 16 * I, base[j + 2] + 16 * I, base[j + 3] + 16 * I
+    a0, a1, a2, a3 = load16(W, i0), load16(W, i1), load16(W, i2), load16(W, i3)
+    b0, b1, b2, b3 = load16(W, j0), load16(W, j1), load16(W, j2), load16(W, j3)
+    t0, t1, t2, t3 = transpose4(b0, b1, b2, b3)
+    step(W, i0, P, a0, t0, rdl, eta)
+    step(W, i1, P, a1, t1, rdl, eta)
+    step(W, i2, P, a2, t2, rdl, eta)
+    step(W, i3, P, a3, t3, rdl, eta)
+    u0, u1, u2, u3 = transpose4(a0, a1, a2, a3)
+    step(W, j0, P, b0, u0, rdl, eta)
+    step(W, j1, P, b1, u1, rdl, eta)
+    step(W, j2, P, b2, u2, rdl, eta)
+    step(W, j3, P, b3, u3, rdl, eta)
+
+
+@inlined
+def step2(W: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any) -> None:
+    """As `step4`, for two rows of two blocks."""
+    i0, i1 = base[2 * I] + 16 * J, base[2 * I + 1] + 16 * J
+    j0, j1 = base[2 * J] + 16 * I, base[2 * J + 1] + 16 * I
+    a0, a1, b0, b1 = load16(W, i0), load16(W, i1), load16(W, j0), load16(W, j1)
+    step(W, i0, P, a0, halves_02(b0, b1), rdl, eta)
+    step(W, i1, P, a1, halves_13(b0, b1), rdl, eta)
+    step(W, j0, P, b0, halves_02(a0, a1), rdl, eta)
+    step(W, j1, P, b1, halves_13(a0, a1), rdl, eta)
+
+
+@inlined
+def step_own(
+    W: Any, M: Any, R: int, l: int, at: Any, P: int, w: Any, partner: Any, rdl: Any, dl: Any, eta: Any, more: Any,
+    minute: Any,
+) -> None:  # fmt: skip
+    """Row l of a group on the diagonal: partners in other blocks, in its own the linear weight, count and time.
+
+    `dl` is 0 where there is no linear part; ``eta + more`` is the linear weight's step.
+    """
+    head = load16(M, 16 * (HEAD * R + l))
+    g = fma(rdl, mul(partner, load16(M, 16 * (APART * R + l))), mul(dl, head))
+    w = adagrad16(W, at, P, w, g, fma(more, head, eta))
+    w = add(w, load16(M, 16 * (COUNTED * R + l)))
+    store16(W, at, maximum(add(minute, load16(M, 16 * (TIMED * R + l))), w))
+
+
+@inlined
+def diagonal_step4(
+    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, dl: Any, eta: Any, more: Any, minute: Any
+) -> None:
+    """Tile (I, I): pairs inside the group, and the heads of its rows."""
+    i, o = 4 * I, 16 * I
+    i0, i1, i2, i3 = base[i] + o, base[i + 1] + o, base[i + 2] + o, base[i + 3] + o
+    a0, a1, a2, a3 = load16(W, i0), load16(W, i1), load16(W, i2), load16(W, i3)
+    t0, t1, t2, t3 = transpose4(a0, a1, a2, a3)
+    step_own(W, M, 4, 0, i0, P, a0, t0, rdl, dl, eta, more, minute)
+    step_own(W, M, 4, 1, i1, P, a1, t1, rdl, dl, eta, more, minute)
+    step_own(W, M, 4, 2, i2, P, a2, t2, rdl, dl, eta, more, minute)
+    step_own(W, M, 4, 3, i3, P, a3, t3, rdl, dl, eta, more, minute)
+
+
+@inlined
+def diagonal_step2(
+    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, dl: Any, eta: Any, more: Any, minute: Any
+) -> None:
+    """As `diagonal_step4`, for two rows of two blocks."""
+    i0, i1 = base[2 * I] + 16 * I, base[2 * I + 1] + 16 * I
+    a0, a1 = load16(W, i0), load16(W, i1)
+    step_own(W, M, 2, 0, i0, P, a0, halves_02(a0, a1), rdl, dl, eta, more, minute)
+    step_own(W, M, 2, 1, i1, P, a1, halves_13(a0, a1), rdl, dl, eta, more, minute)
+
+
+DOT = {4: dot4, 8: dot2}
+DIAGONAL_DOT = {4: diagonal_dot4, 8: diagonal_dot2}
+STEP = {4: step4, 8: step2}
+DIAGONAL_STEP = {4: diagonal_step4, 8: diagonal_step2}

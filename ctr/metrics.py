@@ -1,0 +1,94 @@
+"""Every metric, declared once: name, kind, unit and meaning. Values are read from their owner at scrape time.
+
+Nothing is incremented in a hot loop: a worker hands over a function that returns its present numbers, and a collector
+turns them into Prometheus families when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+Value = float | Mapping[tuple[str, ...], float]
+"""A number, or one for each combination of label values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A declaration. Counters are exposed with ``_total`` appended, as Prometheus wants it."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+TRAINER = (
+    Metric("ctr_events", "counter", "Events by what became of them.", ("result",)),
+    Metric("ctr_dead_letters", "counter", "Events refused, by reason.", ("reason",)),
+    Metric("ctr_source_up", "gauge", "1 while the source answers, 0 while it does not."),
+    Metric("ctr_source_lag", "gauge", "What is left to read: records (Kafka) or bytes (files).", ("partition",)),
+    Metric("ctr_event_watermark_seconds", "gauge", "Newest event time learned, seconds since 1970."),
+    Metric("ctr_arrival_watermark_seconds", "gauge", "All that arrived before is learned, seconds since 1970."),
+    Metric("ctr_stage_seconds", "counter", "Time spent by stage: fetch, read, learn, commit.", ("stage",)),
+    Metric("ctr_commits", "counter", "Commits acknowledged by the store."),
+    Metric("ctr_commit_retries", "counter", "Attempts to commit that had to be repeated."),
+    Metric("ctr_commit_rows", "counter", "Rows written to the store."),
+    Metric("ctr_commit_last_seconds", "gauge", "Wall time of the last acknowledged commit, seconds since 1970."),
+    Metric("ctr_store_up", "gauge", "1 while the store answers, 0 while it does not."),
+    Metric("ctr_table_rows", "gauge", "Features held in the trainer's table."),
+    Metric("ctr_table_bytes", "gauge", "Memory of the trainer's table."),
+    Metric("ctr_table_refused", "counter", "New features that found the table full."),
+    Metric("ctr_dirty_rows", "gauge", "Rows learned since the last commit."),
+    Metric("ctr_window_events", "gauge", "Events in the quality window."),
+    Metric("ctr_logloss", "gauge", "Progressive logloss over the window, nats."),
+    Metric("ctr_normalized_entropy_ratio", "gauge", "Logloss over the entropy of the base rate; below 1 learns."),
+    Metric("ctr_auc_ratio", "gauge", "Area under the ROC curve over the window."),
+    Metric("ctr_calibration_ratio", "gauge", "Sum of predictions over sum of labels in the window."),
+    Metric("ctr_base_rate_ratio", "gauge", "Share of positive labels in the window."),
+    Metric("ctr_build_info", "gauge", "1, with the program's version and its model.", ("version", "model")),
+)
+"""What `ctr train` exposes."""
+
+
+class SnapshotCollector(Collector):
+    """Turns the numbers that `read` returns into families.
+
+    Parameters
+    ----------
+    metrics : sequence of Metric
+        What may be exposed; a value without a declaration is an error.
+    read : callable
+        Returns name -> value; called at each scrape, from the HTTP thread.
+    """
+
+    def __init__(self, metrics: Sequence[Metric], read: Callable[[], Mapping[str, Value]]) -> None:
+        self._metrics = {metric.name: metric for metric in metrics}
+        self._read = read
+
+    def describe(self) -> Iterable[Family]:
+        """Nothing in advance: values need not be there yet when the collector is registered."""
+        return ()
+
+    def collect(self) -> Iterator[Family]:
+        """One family for each number."""
+        for name, value in self._read().items():
+            metric = self._metrics[name]
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(name, metric.help, labels=metric.labels)
+            for labels, number in value.items() if isinstance(value, Mapping) else [((), value)]:
+                family.add_metric(labels, number)
+            yield family
+
+
+def registry(metrics: Sequence[Metric], read: Callable[[], Mapping[str, Value]]) -> CollectorRegistry:
+    """A registry with these metrics alone."""
+    made = CollectorRegistry()
+    made.register(SnapshotCollector(metrics, read))
+    return made

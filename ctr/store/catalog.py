@@ -1,0 +1,123 @@
+"""Which models the store holds: creation, look-up by name, the live generation."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ctr.errors import ModelMismatchError, ModelMissingError, SettingError, ShardLostError
+from ctr.rows import packed_bytes
+from ctr.spec import NAME_PATTERN, Spec, differences, encode, from_builtins
+from ctr.store.connection import Client, translated
+from ctr.store.keys import ShardKeys, live_key, spec_key
+
+FORMAT = 1
+"""Version of everything below a model's keys. A newer one is refused; an older one must stay readable."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """What the store says of a model."""
+
+    spec: Spec
+    shards: int
+    format: int = FORMAT
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a packed row (see `ctr.rows`)."""
+        return packed_bytes(len(self.spec.fields), self.spec.model.k)
+
+
+def read_model(client: Client, model: str) -> StoredModel:
+    """Look a model up as ``name`` (its live generation) or ``name@generation``.
+
+    Raises
+    ------
+    ModelMissingError
+        No such model.
+    ModelMismatchError
+        It was written in a newer format.
+    """
+    name, _, generation = model.partition("@")
+    if not re.match(NAME_PATTERN, name) or (generation and not re.match(NAME_PATTERN, generation)):
+        raise SettingError("model", model, "name or name@generation, each of a-z 0-9 _ - and at most 64 long")
+    with translated():
+        if not generation:
+            live: Any = client.get(live_key(name))
+            if live is None:
+                raise ModelMissingError(f"the store holds no model {name!r}: ctr train SPEC --create makes one")
+            generation = live.decode()
+        raw: Any = client.get(spec_key(f"{name}@{generation}"))
+    if raw is None:
+        raise ModelMissingError(f"the store holds no model {name}@{generation}: ctr train SPEC --create makes one")
+    return decode(raw, f"{name}@{generation}")
+
+
+def decode(raw: bytes, model_id: str) -> StoredModel:
+    """Read what `create_model` wrote."""
+    held = msgspec.json.decode(raw)
+    stored_format = held.get("format")
+    if not isinstance(stored_format, int) or stored_format > FORMAT:
+        raise ModelMismatchError(
+            f"{model_id} is stored in format {stored_format}, this version reads up to {FORMAT}: upgrade this program"
+        )
+    return StoredModel(from_builtins(held["spec"]), held["shards"], stored_format)
+
+
+def create_model(client: Client, spec: Spec) -> StoredModel:
+    """Make a new, empty model and let it be served if its name has no live generation yet.
+
+    The shards come first, the specification last: a crash between leaves nothing that looks like a model.
+    """
+    stored = StoredModel(spec, shards=1)
+    with translated():
+        for shard in range(stored.shards):
+            keys = ShardKeys(spec.model_id, shard)
+            if client.exists(keys.rows):
+                raise ShardLostError(
+                    f"{keys.rows} holds rows but the specification is gone: restore a backup, or delete that key"
+                )
+            client.hsetnx(keys.meta, "ver", f"0-{secrets.token_hex(8)}")
+            client.hsetnx(keys.meta, "spec", spec.digest)
+        held = {"format": FORMAT, "shards": stored.shards, "spec": encode(spec)}
+        client.set(spec_key(spec.model_id), msgspec.json.encode(held))
+        client.setnx(live_key(spec.name), spec.generation)
+    return stored
+
+
+def open_model(client: Client, spec: Spec, *, create: bool) -> StoredModel:
+    """The stored model that `spec` may train; made now if there is none and `create` says so.
+
+    What may change in place (step, ttl, interval) is taken over into the store.
+
+    Raises
+    ------
+    ModelMissingError
+        There is none, and `create` is off.
+    ModelMismatchError
+        The stored specification differs in more than what may change in place; the message shows where.
+    """
+    try:
+        stored = read_model(client, spec.model_id)
+    except ModelMissingError:
+        if not create:
+            raise ModelMissingError(
+                f"the store holds no model {spec.model_id}: pass --create to make it, or correct name and generation"
+            ) from None
+        return create_model(client, spec)
+    changed = differences(stored.spec, spec)
+    if changed:
+        listed = "; ".join(changed)
+        raise ModelMismatchError(
+            f"{spec.model_id} was made by another specification ({listed}): restore these, or give a new generation"
+        )
+    if stored.spec != spec:
+        held = {"format": FORMAT, "shards": stored.shards, "spec": encode(spec)}
+        with translated():
+            client.set(spec_key(spec.model_id), msgspec.json.encode(held))
+    return StoredModel(spec, stored.shards)

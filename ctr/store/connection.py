@@ -1,0 +1,115 @@
+"""The door to Redis: a checked client, and a session whose every command goes over one and the same connection."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ctr.errors import SettingError, StoreUnavailableError
+
+Client = redis.Redis
+
+_REFUSED = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
+
+
+def connect(url: str, *, timeout_s: float = 5.0) -> Client:
+    """A client for ``redis://``, ``rediss://`` or ``unix://`` that answered a PING.
+
+    The client's own retries are off: a commit must know which connection its WATCH was on.
+
+    Raises
+    ------
+    SettingError
+        The URL cannot be read, or the password is wrong.
+    StoreUnavailableError
+        Nobody answers there.
+    """
+    allowed = "redis://[user:password@]HOST:PORT/DB, rediss://... or unix://PATH"
+    try:
+        client: Client = redis.Redis.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=2
+        )
+    except ValueError as error:
+        raise SettingError("redis", _without_password(url), f"{allowed} ({error})") from None
+    with translated(url):
+        client.ping()
+    return client
+
+
+@contextlib.contextmanager
+def translated(url: str = "Redis") -> Iterator[None]:
+    """Redis's exceptions as ours: what may pass by itself becomes `StoreUnavailableError`."""
+    try:
+        yield
+    except _REFUSED as error:
+        raise SettingError("redis", _without_password(url), f"the server refused the login: {error}") from None
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise StoreUnavailableError(f"{_without_password(url)} does not answer: {error}") from error
+    except redis.ResponseError as error:
+        # OOM, READONLY (a replica), LOADING, MISCONF (disk full), EXECABORT: the server's state, not our mistake
+        raise StoreUnavailableError(f"{_without_password(url)} refused a command: {error}") from error
+
+
+def _without_password(url: str) -> str:
+    head, separator, tail = url.rpartition("@")
+    return f"{head.split('://', maxsplit=1)[0]}://***{separator}{tail}" if separator else url
+
+
+class Session:
+    """Commands over one connection, which is thrown away at the first error and never silently replaced.
+
+    redis-py reconnects by itself; a connection replaced between WATCH and EXEC would run the EXEC unwatched.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._pool = client.connection_pool
+        self._connection: Any = None  # redis-py types its connections incompletely
+
+    def call(self, *command: Any) -> Any:
+        """One command, one reply."""
+        return self._exchange([command])[0]
+
+    def transaction(self, commands: Sequence[Sequence[Any]]) -> list[Any] | None:
+        """MULTI ... EXEC. None where a watched key had changed: nothing was applied.
+
+        An error (of the connection, or EXECABORT) leaves the outcome unknown to the caller.
+        """
+        replies = self._exchange([("MULTI",), *commands, ("EXEC",)])
+        result: list[Any] | None = replies[-1]
+        if result is not None:
+            for reply in result:
+                if isinstance(reply, redis.ResponseError):
+                    raise reply
+        return result
+
+    def _exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        try:
+            if self._connection is None:
+                self._connection = self._pool.make_connection()
+                self._connection.connect()
+            connection = self._connection
+            connection.send_packed_command(connection.pack_commands(commands))
+            replies, failed = [], None
+            for _ in commands:
+                try:
+                    replies.append(connection.read_response())
+                except redis.ResponseError as error:
+                    failed = failed or error
+                    replies.append(error)
+            if failed is not None:
+                raise failed
+        except BaseException:
+            self.drop()
+            raise
+        return replies
+
+    def drop(self) -> None:
+        """Close the connection; the next command opens a new one. A closed connection watches nothing."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()

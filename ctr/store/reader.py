@@ -1,0 +1,122 @@
+"""One shard as a scorer sees it: rows by key, and what changed since the last look. Never a write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr.errors import ShardLostError
+from ctr.rows import RowBlock
+from ctr.store.codec import CHUNK, decode_keys, decode_rows, decode_scan, field_names
+from ctr.store.connection import Client, translated
+from ctr.store.keys import ShardKeys
+from ctr.store.shard import Meta, Version, Watermarks
+
+_ENTRIES = 100
+"""Change entries read at a time: one holds up to some hundred thousand keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened since the last look.
+
+    Attributes
+    ----------
+    written : (m,) uint64
+        Keys whose rows were written; may repeat.
+    broken : bool
+        The chain of commits could not be followed (trimmed, or the server went back): anything may have changed.
+    version, watermarks
+        What the shard is at once these changes have been read again.
+    """
+
+    written: NDArray[np.uint64]
+    broken: bool
+    version: Version
+    watermarks: Watermarks
+
+
+class ShardReader:
+    """Reads one shard and follows its change stream.
+
+    Parameters
+    ----------
+    client : Client
+    keys : ShardKeys
+    row_bytes : int
+    """
+
+    def __init__(self, client: Client, keys: ShardKeys, *, row_bytes: int) -> None:
+        self._client, self._keys, self._row_bytes = client, keys, row_bytes
+        self._seen: Version | None = None
+
+    def fetch(self, keys: NDArray[np.uint64]) -> RowBlock:
+        """Rows of these keys, as many as exist, in one round trip.
+
+        Raises
+        ------
+        StoreUnavailableError
+        """
+        names = field_names(keys)
+        with translated():
+            pipeline = self._client.pipeline(transaction=False)
+            for begin in range(0, len(names), CHUNK):
+                pipeline.hmget(self._keys.rows, names[begin : begin + CHUNK])
+            replies = pipeline.execute()
+        return decode_rows(keys, [value for reply in replies for value in reply], self._row_bytes)
+
+    def scan(self, count: int = CHUNK) -> Iterator[RowBlock]:
+        """All rows, in blocks."""
+        cursor = 0
+        while True:
+            with translated():
+                reply: Any = self._client.hscan(self._keys.rows, cursor, count=count)
+            cursor, held = reply
+            yield decode_scan([part for item in held.items() for part in item], self._row_bytes)
+            if cursor == 0:
+                return
+
+    def poll(self) -> Changes | None:
+        """What changed since the last call; None where nothing did. The first call says `broken`: read everything.
+
+        Raises
+        ------
+        ShardLostError
+            The shard's meta is gone: an emptied server, or a dropped model.
+        StoreUnavailableError
+        """
+        with translated():
+            stored: Any = self._client.hgetall(self._keys.meta)
+        meta = Meta.read(stored)
+        if meta is None:
+            raise ShardLostError(f"{self._keys.meta} is gone: an emptied server, or a dropped model")
+        seen = self._seen
+        if seen == meta.version:
+            return None
+        if seen is None:
+            return self._all(meta)
+        with translated():
+            entries: Any = self._client.xrange(self._keys.changes, f"({seen.stream_id}", "+", count=_ENTRIES)
+        written, nonce, sequence, watermarks = [], seen.nonce, seen.sequence, meta.watermarks
+        for identity, entry in entries:
+            if entry[b"prev"].decode() != nonce:
+                return self._all(meta)
+            sequence, nonce = int(identity.partition(b"-")[0]), entry[b"nonce"].decode()
+            written.append(decode_keys(entry[b"keys"]))
+            watermarks = Watermarks.read(entry)
+        reached = Version(sequence, nonce)
+        if not written or (len(entries) < _ENTRIES and reached.sequence < meta.version.sequence):
+            return self._all(meta)
+        if reached.sequence == meta.version.sequence and reached != meta.version:
+            return self._all(meta)
+        self._seen = reached
+        return Changes(np.concatenate(written), False, reached, watermarks)
+
+    def _all(self, meta: Meta) -> Changes:
+        """Follow from here on; all that is held must be read again."""
+        self._seen = meta.version
+        return Changes(np.empty(0, np.uint64), True, meta.version, meta.watermarks)

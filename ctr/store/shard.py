@@ -1,0 +1,93 @@
+"""What a shard's meta and change stream say, as values: read by writer and reader alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_OFFSET = b"offset:"
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """How far a shard has come, in seconds since 1970; 0 where nothing was learned yet.
+
+    Attributes
+    ----------
+    event_s : float
+        Newest event time learned.
+    arrival_s : float
+        All that arrived before this moment is learned: the minimum over partitions of the newest learned record's
+        arrival, or of the last look that found nothing new.
+    commit_s : float
+        Wall time of the commit.
+    """
+
+    event_s: float = 0.0
+    arrival_s: float = 0.0
+    commit_s: float = 0.0
+
+    def fields(self) -> dict[str, str]:
+        """As they are stored."""
+        return {"event_s": repr(self.event_s), "arrival_s": repr(self.arrival_s), "commit_s": repr(self.commit_s)}
+
+    @classmethod
+    def read(cls, stored: Mapping[bytes, bytes]) -> Watermarks:
+        """From a meta hash or a change entry."""
+        return cls(*(float(stored.get(name, b"0")) for name in (b"event_s", b"arrival_s", b"commit_s")))
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """``sequence-nonce``. The nonce, random for each cut, alone proves whose commit a version is."""
+
+    sequence: int
+    nonce: str
+
+    @classmethod
+    def read(cls, raw: bytes) -> Version:
+        """From ``sequence-nonce``."""
+        sequence, _, nonce = raw.decode().partition("-")
+        return cls(int(sequence), nonce)
+
+    def __str__(self) -> str:
+        return f"{self.sequence}-{self.nonce}"
+
+    @property
+    def stream_id(self) -> str:
+        """Id of the commit's entry in the change stream."""
+        return f"{self.sequence}-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """A shard's meta hash."""
+
+    version: Version
+    owner: str
+    spec_digest: str
+    watermarks: Watermarks
+    offsets: dict[str, int] = field(default_factory=dict)
+    """Next offset to learn of each partition (``topic:partition``, or a file's path)."""
+
+    @classmethod
+    def read(cls, stored: Mapping[bytes, bytes]) -> Meta | None:
+        """None where there is no meta."""
+        if b"ver" not in stored:
+            return None
+        return cls(
+            version=Version.read(stored[b"ver"]),
+            owner=stored.get(b"owner", b"").decode(),
+            spec_digest=stored.get(b"spec", b"").decode(),
+            watermarks=Watermarks.read(stored),
+            offsets={
+                key.removeprefix(_OFFSET).decode(): int(value)
+                for key, value in stored.items()
+                if key.startswith(_OFFSET)
+            },
+        )
+
+
+def offset_fields(offsets: Mapping[str, int]) -> dict[str, int]:
+    """Offsets as they are stored in meta."""
+    return {_OFFSET.decode() + partition: offset for partition, offset in offsets.items()}

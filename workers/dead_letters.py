@@ -1,0 +1,119 @@
+"""Events that cannot be read: kept with their reason and origin, never dropped in silence."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from ctr.errors import SettingError, SourceUnavailableError
+from ctr.events.messages import Messages, Refusal
+from workers.sinks import KafkaSink
+
+PAYLOAD_BYTES = 64 << 10
+"""What is kept of a refused event at most."""
+
+
+class DeadLetters(Protocol):
+    """Somewhere to keep refusals."""
+
+    counts: Counter[str]
+    """Refused so far, by reason."""
+
+    def put(self, refusals: Sequence[Refusal], messages: Messages, partitions: Sequence[str]) -> None:
+        """Keep them; they are safe after the next `flush`."""
+
+    def flush(self) -> None:
+        """Make sure of all; a commit waits for it."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+class KafkaDeadLetters:
+    """Into ``<topic>.dlq``: the payload, keyed by its origin, with the reason in headers.
+
+    A letter may be sent twice after a crash; its key (``topic:partition:offset``) is the same then.
+    """
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._sink = KafkaSink(bootstrap, f"{topic}.dlq")
+        self.counts: Counter[str] = Counter()
+        self._unsure: list[tuple[bytes, bytes, list[tuple[str, bytes]]]] = []
+
+    def put(self, refusals: Sequence[Refusal], messages: Messages, partitions: Sequence[str]) -> None:
+        for refusal in refusals:
+            payload, size = _payload(refusal, messages)
+            topic, _, number = partitions[refusal.partition].rpartition(":")
+            headers = {
+                "reason": refusal.reason, "path": refusal.path, "message": refusal.message, "topic": topic,
+                "partition": number, "offset": str(refusal.offset), "bytes": str(size),
+            }  # fmt: skip
+            key = f"{partitions[refusal.partition]}:{refusal.offset}".encode()
+            self._unsure.append((payload, key, [(f"__ctr.errors.{k}", v.encode()) for k, v in headers.items()]))
+            self.counts[refusal.reason] += 1
+
+    def flush(self) -> None:
+        if not self._unsure:
+            return
+        values, keys, headers = zip(*self._unsure, strict=True)
+        self._sink.send(values, keys, headers)
+        self._sink.flush()
+        self._unsure.clear()
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+class FileDeadLetters:
+    """Into a file of JSON lines: reason, path, message, origin, payload (base64 where it is not UTF-8)."""
+
+    def __init__(self, path: Path) -> None:
+        self.counts: Counter[str] = Counter()
+        self._path = path
+        self._lines: list[bytes] = []
+        try:
+            with path.open("ab"):
+                pass
+        except OSError as error:
+            raise SettingError("--dead-letters", str(path), f"a file that can be written ({error.strerror})") from None
+
+    def put(self, refusals: Sequence[Refusal], messages: Messages, partitions: Sequence[str]) -> None:
+        for refusal in refusals:
+            payload, size = _payload(refusal, messages)
+            letter = {
+                "reason": refusal.reason, "path": refusal.path, "message": refusal.message,
+                "file": partitions[refusal.partition], "offset": refusal.offset, "bytes": size,
+            }  # fmt: skip
+            try:
+                letter["payload"] = payload.decode()
+            except UnicodeDecodeError:
+                letter["payload_base64"] = base64.b64encode(payload).decode()
+            self._lines.append(msgspec.json.encode(letter) + b"\n")
+            self.counts[refusal.reason] += 1
+
+    def flush(self) -> None:
+        if not self._lines:
+            return
+        try:
+            with self._path.open("ab") as file:
+                file.write(b"".join(self._lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise SourceUnavailableError(f"dead letters cannot be written to {self._path}: {error.strerror}") from error
+        self._lines.clear()
+
+    def close(self) -> None:
+        pass
+
+
+def _payload(refusal: Refusal, messages: Messages) -> tuple[bytes, int]:
+    """The event's first `PAYLOAD_BYTES` bytes, and its size."""
+    size = max(0, refusal.end - refusal.begin)
+    return bytes(messages.data[refusal.begin : refusal.begin + min(size, PAYLOAD_BYTES)]), size

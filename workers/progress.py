@@ -1,0 +1,64 @@
+"""How far a trainer is: a bar on a terminal, a log line now and then in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from ctr import log
+from workers.sources import Source
+
+_BAR_S, _LINE_S = 0.25, 10.0
+
+
+class Progress:
+    """Shows `summary` and the share of the source that is read; a context manager around the loop."""
+
+    def __init__(self, source: Source, summary: Callable[[], dict[str, Any]]) -> None:
+        self._source, self._summary = source, summary
+        self._log = log.get(worker="trainer")
+        self._every_s = _BAR_S if sys.stderr.isatty() else _LINE_S
+        self._due = time.monotonic() + self._every_s
+        self._last = (time.monotonic(), 0)
+        self._bar: Bar | None = None
+        if sys.stderr.isatty():
+            self._bar = Bar(
+                SpinnerColumn(), BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self) -> None:
+        """Called each turn; does something only when it is time."""
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + self._every_s
+        summary = self._summary()
+        then, events = self._last
+        rate = (summary["events"] - events) / (now - then)
+        self._last = (now, summary["events"])
+        if self._bar is None:
+            self._log.info("progress", events_per_s=round(rate), **summary)
+            return
+        done, left = sum(self._source.positions().values()), summary["lag"]
+        self._bar.update(
+            self._task, completed=done, total=done + left or None,
+            description=f"{summary['events']:,} events  {rate:,.0f}/s  logloss {summary['logloss']:.4f}  "
+            f"NE {summary['normalized_entropy']:.3f}  AUC {summary['auc']:.3f}  {summary['rows']:,} rows",
+        )  # fmt: skip

@@ -1,0 +1,161 @@
+"""Files and directories as a source: each file is a partition, a line a message, its first byte the offset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ctr.errors import PositionLostError, SettingError
+from ctr.events.messages import Messages
+
+BLOCK_BYTES = 1 << 18
+"""Read at a time: some hundred events, so that a commit is never far away."""
+_RESCAN_S = 0.2
+
+
+class FileSource:
+    """Reads files one after another, in the order of their names.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or a directory whose files (but hidden ones and dead letters) are read.
+    follow : bool
+        Wait for new files and for files that grow. A last line without its newline is then held back.
+    max_line_bytes : int
+        A longer line is handed over cut, so that the reader refuses it; memory stays bounded.
+    """
+
+    def __init__(self, path: Path, *, follow: bool, max_line_bytes: int) -> None:
+        if not path.exists():
+            raise SettingError("--from", str(path), "a file or directory that exists")
+        self._root, self._follow, self._max_line = path.resolve(), follow, max_line_bytes
+        self._started_s = time.time()
+        self._names: list[str] = []
+        self._positions: dict[str, int] = {}
+        self._caught_up_s = 0.0
+        self._scanned = 0.0
+        self._done = False
+        self.up = True
+
+    @property
+    def partitions(self) -> Sequence[str]:
+        return self._names
+
+    @property
+    def finished(self) -> bool:
+        return self._done
+
+    def open(self, offsets: Mapping[str, int]) -> None:
+        self._positions, self._done = dict(offsets), False
+        self._scan()
+        for name, offset in offsets.items():
+            if name in self._names and Path(name).stat().st_size < offset:
+                raise PositionLostError(
+                    f"{name} has {Path(name).stat().st_size} bytes, {offset} of it are learned already: it was cut or "
+                    "replaced; give the file another name, or train a new generation"
+                )
+
+    def _scan(self) -> None:
+        self._scanned = time.monotonic()
+        if self._root.is_file():
+            found = [self._root]
+        else:
+            found = sorted(
+                path for path in self._root.iterdir()
+                if path.is_file() and not path.name.startswith(".") and path.suffix != ".dlq"
+            )  # fmt: skip
+        known = set(self._names)
+        self._names.extend(name for name in map(str, found) if name not in known)
+
+    def poll(self, timeout_s: float) -> Messages | None:
+        end = time.monotonic() + timeout_s
+        while True:
+            if time.monotonic() - self._scanned >= _RESCAN_S:
+                self._scan()
+            looked_s = time.time()
+            for index, name in enumerate(self._names):
+                messages = self._read(index, name)
+                if messages is not None:
+                    return messages
+            self._caught_up_s = looked_s
+            if not self._follow:
+                self._done = True
+                return None
+            if time.monotonic() >= end:
+                return None
+            time.sleep(min(0.02, timeout_s))
+
+    def _read(self, index: int, name: str) -> Messages | None:
+        offset, size = self._positions.get(name, 0), BLOCK_BYTES
+        try:
+            with Path(name).open("rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+                while data and b"\n" not in data and len(data) == size and size <= self._max_line:
+                    size *= 2
+                    file.seek(offset)
+                    data = file.read(size)
+                if not data:
+                    return None
+                cut = data.rfind(b"\n") + 1
+                if cut == 0:
+                    return self._unfinished_line(index, name, offset, data, complete=len(data) < size)
+        except FileNotFoundError:
+            return None
+        self._positions[name] = offset + cut
+        return self._lines(index, offset, data[:cut])
+
+    def _unfinished_line(self, index: int, name: str, offset: int, data: bytes, *, complete: bool) -> Messages | None:
+        """No newline in all that could be read: the file's end, or a line beyond all bounds."""
+        if complete:
+            if self._follow:
+                return None  # its writer is not done yet
+            self._positions[name] = offset + len(data)
+            return self._lines(index, offset, data + b"\n")
+        with Path(name).open("rb") as file:
+            file.seek(offset + len(data))
+            skipped = len(data)
+            while piece := file.readline(BLOCK_BYTES):
+                skipped += len(piece)
+                if piece.endswith(b"\n"):
+                    break
+        self._positions[name] = offset + skipped
+        return self._lines(index, offset, data + b"\n")
+
+    def _lines(self, index: int, offset: int, data: bytes) -> Messages | None:
+        """Lines of `data`, which ends with a newline; blank ones are nothing."""
+        buffer = np.frombuffer(data, np.uint8)
+        end = np.flatnonzero(buffer == ord("\n"))
+        begin = np.concatenate(([0], end[:-1] + 1))
+        end = np.where((end > begin) & (buffer[np.maximum(end - 1, 0)] == ord("\r")), end - 1, end)
+        keep = end > begin
+        begin, end = begin[keep].astype(np.int64), end[keep].astype(np.int64)
+        n = len(begin)
+        return Messages(
+            data, begin, end, np.full(n, index, np.int32), begin + offset, np.full(n, self._started_s, np.float64)
+        )
+
+    def positions(self) -> dict[str, int]:
+        return dict(self._positions)
+
+    def arrival_watermark_s(self) -> float:
+        return self._caught_up_s or self._started_s
+
+    def lag(self) -> dict[str, int]:
+        left = {}
+        for name in list(self._names):
+            try:
+                left[name] = max(0, Path(name).stat().st_size - self._positions.get(name, 0))
+            except FileNotFoundError:
+                left[name] = 0
+        return left
+
+    def committed(self, offsets: Mapping[str, int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,212 @@
+"""A Kafka topic as a source: all partitions by manual assignment, positions kept by us, never a rebalance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import structlog
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+
+from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
+from ctr.events.messages import Messages
+
+MAX_RECORDS = 2000
+"""Records a poll: large enough to amortise it, small enough to commit in time."""
+_LOOK_S = 1.0
+"""How often the log's end is asked for while nothing comes: what proves that we are up to date."""
+
+
+class KafkaSource:
+    """Reads every partition of one topic.
+
+    Parameters
+    ----------
+    bootstrap : str
+        ``HOST:PORT[,HOST:PORT...]``.
+    topic : str
+    group : str
+        Consumer group under which positions are copied to Kafka, for lag tools. The truth is in the store.
+    start : str
+        Where partitions without a stored position begin: ``earliest``, ``latest`` or a time (RFC 3339 or seconds).
+    timeout_s : float
+        For each question to the broker.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, *, group: str, start: str, timeout_s: float = 5.0) -> None:
+        self._topic, self._start, self._timeout_ms = topic, start, int(timeout_s * 1000)
+        self._start_ms = None if start in ("earliest", "latest") else _milliseconds(start)
+        self._bootstrap = bootstrap
+        try:
+            self._consumer = KafkaConsumer(
+                bootstrap_servers=bootstrap.split(","),
+                group_id=group,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                bootstrap_timeout_ms=self._timeout_ms,
+                fetch_max_wait_ms=100,
+                max_partition_fetch_bytes=4 << 20,
+                max_poll_records=MAX_RECORDS,
+                reconnect_backoff_max_ms=2000,
+                metrics_enabled=False,
+            )
+        except (KafkaError, ValueError, OSError) as error:
+            raise SourceUnavailableError(f"no Kafka broker answers at {bootstrap}: {_said(error)}") from None
+        self._tps: list[Any] = []
+        self._index: dict[Any, int] = {}
+        self._positions: list[int] = []
+        self._newest_s: list[float] = []
+        self._ends: dict[Any, int] = {}
+        self._looked = 0.0
+        self.up = True
+
+    @property
+    def partitions(self) -> Sequence[str]:
+        return [self._name(tp) for tp in self._tps]
+
+    @property
+    def finished(self) -> bool:
+        return False
+
+    def _name(self, tp: Any) -> str:
+        return f"{tp.topic}:{tp.partition}"
+
+    def open(self, offsets: Mapping[str, int]) -> None:
+        try:
+            numbers = self._consumer.partitions_for_topic(self._topic)
+            if not numbers:
+                raise SettingError("--topic", self._topic, "a topic that exists on this broker")
+            self._tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
+            self._index = {tp: i for i, tp in enumerate(self._tps)}
+            self._consumer.assign(self._tps)
+            first = self._consumer.beginning_offsets(self._tps, timeout_ms=self._timeout_ms)
+            self._ends = self._consumer.end_offsets(self._tps, timeout_ms=self._timeout_ms)
+            origin = first if offsets else self._origins(first)
+        except KafkaError as error:
+            raise SourceUnavailableError(f"Kafka at {self._bootstrap} does not answer: {_said(error)}") from error
+        if offsets and self._start != "earliest":
+            structlog.get_logger().info("start_ignored", start=self._start, reason="the model has stored positions")
+        self._positions = [offsets.get(self._name(tp), origin[tp]) for tp in self._tps]
+        self._newest_s = [0.0] * len(self._tps)
+        for tp, position in zip(self._tps, self._positions, strict=True):
+            if position < first[tp]:
+                raise PositionLostError(
+                    f"{self._name(tp)}: offset {position} is to be learned next, the log begins at {first[tp]}: "
+                    f"retention removed {first[tp] - position} events that were never learned; train a new generation"
+                )
+            if position > self._ends[tp]:
+                raise PositionLostError(
+                    f"{self._name(tp)}: offset {position} is to be learned next, the log ends at {self._ends[tp]}: the "
+                    "topic was cut or made anew; train a new generation"
+                )
+            self._consumer.seek(tp, position)
+        self._looked = 0.0
+
+    def _origins(self, first: Mapping[Any, int]) -> Mapping[Any, int]:
+        """Where a new model begins."""
+        if self._start == "earliest":
+            return first
+        if self._start_ms is None:
+            return self._ends
+        found = self._consumer.offsets_for_times(dict.fromkeys(self._tps, self._start_ms), timeout_ms=self._timeout_ms)
+        return {tp: self._ends[tp] if found.get(tp) is None else found[tp].offset for tp in self._tps}
+
+    def poll(self, timeout_s: float) -> Messages | None:
+        try:
+            records = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
+            raise PositionLostError(
+                f"{self._topic}: the log no longer holds the next event to learn ({_said(error)}): it was cut, or "
+                "retention passed us; train a new generation"
+            ) from None
+        except KafkaError as error:
+            self.up = False
+            raise SourceUnavailableError(f"Kafka at {self._bootstrap}: {_said(error)}") from error
+        if records:
+            self.up = True
+            return self._messages(records)
+        self._look()
+        return None
+
+    def _messages(self, records: Mapping[Any, Sequence[Any]]) -> Messages:
+        values: list[bytes] = []
+        lengths: list[int] = []
+        partitions: list[int] = []
+        offsets: list[int] = []
+        arrivals: list[float] = []
+        for tp, held in records.items():
+            index = self._index[tp]
+            for record in held:
+                value = record.value
+                values.append(value or b"")
+                lengths.append(-1 if value is None else len(value))
+                offsets.append(record.offset)
+                arrivals.append(record.timestamp / 1000)
+            partitions.extend([index] * len(held))
+            self._positions[index] = held[-1].offset + 1
+            self._newest_s[index] = max(self._newest_s[index], arrivals[-1])
+        length = np.array(lengths, np.int64)
+        begin = np.concatenate(([0], np.cumsum(np.maximum(length, 0))[:-1]))
+        return Messages(
+            b"".join(values), begin, np.where(length < 0, -1, begin + length),
+            np.array(partitions, np.int32), np.array(offsets, np.int64), np.array(arrivals, np.float64),
+        )  # fmt: skip
+
+    def _look(self) -> None:
+        """Nothing came: find out whether nothing is there, or the broker is away."""
+        now = time.time()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        try:
+            self._ends = self._consumer.end_offsets(self._tps, timeout_ms=1000)
+        except KafkaError:
+            self.up = False
+            return
+        self.up = True
+        for i, tp in enumerate(self._tps):
+            # read_committed: markers of transactions lie between the last event and the end
+            if max(self._positions[i], self._consumer.position(tp, timeout_ms=1000) or 0) >= self._ends[tp]:
+                self._newest_s[i] = now
+
+    def positions(self) -> dict[str, int]:
+        return dict(zip(self.partitions, self._positions, strict=True))
+
+    def arrival_watermark_s(self) -> float:
+        return min(self._newest_s, default=0.0)
+
+    def lag(self) -> dict[str, int]:
+        lag = {}
+        for tp, position in zip(list(self._tps), list(self._positions), strict=True):
+            end = max(self._consumer.highwater(tp) or 0, self._ends.get(tp, 0))
+            lag[self._name(tp)] = max(0, end - position)
+        return lag
+
+    def committed(self, offsets: Mapping[str, int]) -> None:
+        copy = {tp: OffsetAndMetadata(offsets[self._name(tp)], "", -1) for tp in self._tps if self._name(tp) in offsets}
+        self._consumer.commit_async(copy, callback=lambda _offsets, _reply: None)
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=1000)
+
+
+def _milliseconds(text: str) -> int:
+    """``--start`` as milliseconds since 1970."""
+    try:
+        return int(float(text) * 1000)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingError("--start", text, "earliest, latest, RFC 3339 time or seconds since 1970") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
