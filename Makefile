@@ -16,7 +16,7 @@ services: setup  ## what real tests need: redis-server, Java, Maven, Prometheus
 	@bash deploy/setup.sh services
 
 demo: setup  ## simulator -> trainer -> scorer on this machine, in under a minute
-	@$(PY) -m workers.cli demo
+	@$(PY) -m deploy.local.demo
 
 lint: setup  ## style, types and import rules
 	@.venv/bin/ruff check .

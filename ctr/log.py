@@ -10,7 +10,7 @@ import structlog
 
 
 def configure(level: str = "info") -> None:
-    """Set up structlog, and route the standard library's loggers (kafka, uvicorn) into it from WARNING on."""
+    """Set up structlog, and route the standard library's loggers (uvicorn, and with debug kafka) into it."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -28,6 +28,8 @@ def configure(level: str = "info") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # kafka-python logs every attempt to reach a broker; we say once that it is away, and once that it is back
+    logging.getLogger("kafka").setLevel(logging.WARNING if level == "debug" else logging.CRITICAL)
 
 
 def get(**bound: Any) -> Any:

@@ -56,6 +56,24 @@ TRAINER = (
 )
 """What `ctr train` exposes."""
 
+SCORER = (
+    Metric("ctr_score_requests", "counter", "HTTP requests answered.", ("route", "code")),
+    Metric("ctr_score_request_duration_seconds", "histogram", "From a request's head to its answer.", ("route",)),
+    Metric("ctr_score_rows", "counter", "Rows scored."),
+    Metric("ctr_score_unanswered", "counter", "Requests scored from what was held: no reply from the store in time."),
+    Metric("ctr_cache_features", "counter", "Features asked for, by whether they were known here.", ("result",)),
+    Metric("ctr_cache_rows", "gauge", "Rows held."),
+    Metric("ctr_cache_bytes", "gauge", "Memory of the rows held and their index."),
+    Metric("ctr_cache_due_rows", "gauge", "Rows held that have changed and are not yet read again."),
+    Metric("ctr_cache_rereads", "counter", "Rows read again because they had changed."),
+    Metric("ctr_chain_breaks", "counter", "Times the chain of commits broke and all rows were read again."),
+    Metric("ctr_staleness_seconds", "gauge", "All that arrived longer ago is in use; +Inf before a commit."),
+    Metric("ctr_event_lag_seconds", "gauge", "Age of the newest event in use, by its own time; +Inf before one."),
+    Metric("ctr_commit_age_seconds", "gauge", "Age of the last commit in use; +Inf before one."),
+    *(metric for metric in TRAINER if metric.name in ("ctr_store_up", "ctr_build_info")),
+)
+"""What `ctr serve` exposes."""
+
 
 class SnapshotCollector(Collector):
     """Turns the numbers that `read` returns into families.

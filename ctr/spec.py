@@ -7,8 +7,10 @@ needs only a Redis URL and a model name, and a trainer that comes with another o
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import tomllib
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
@@ -204,6 +206,20 @@ def parse(text: str, origin: str = "specification") -> Spec:
     return from_builtins(raw)
 
 
+def read(path: Path) -> Spec:
+    """Read a file of TOML.
+
+    Raises
+    ------
+    SettingError
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError("SPEC", str(path), f"a readable TOML file ({error})") from None
+    return parse(text, str(path))
+
+
 def from_builtins(raw: Any) -> Spec:
     """Check what TOML or the store gave."""
     try:
@@ -271,6 +287,9 @@ def _at(raw: Any, path: str) -> Any:
 
 def _check(spec: Spec) -> None:
     """What types alone cannot say."""
+    for key, value in flatten(spec):
+        if isinstance(value, float) and not math.isfinite(value):  # TOML has inf, and not every bound refuses it
+            raise SettingError(key, value, "a finite number")
     seen: set[str] = set()
     for index, field in enumerate(spec.fields):
         if field.name in seen:
@@ -283,6 +302,8 @@ def _check(spec: Spec) -> None:
     event = spec.event
     if event.format == "delimited" and not event.columns:
         raise SettingError("event.columns", event.columns, 'format = "delimited" needs the names of its columns')
+    if len(set(event.columns)) < len(event.columns):
+        raise SettingError("event.columns", event.columns, "each column needs a name of its own")
     if event.format != "delimited" and event.columns:
         raise SettingError("event.columns", event.columns, 'only format = "delimited" takes columns')
     if event.format in ("json", "criteo", "avazu") and event.delimiter != ",":

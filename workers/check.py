@@ -7,11 +7,9 @@ trainer would learn from.
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +20,20 @@ from rich.table import Table
 
 from ctr import spec as specification
 from ctr.errors import SettingError
-from ctr.events import MISSING, Batch, Messages, Reader, Refusal, open_reader
+from ctr.events import MISSING, Batch, Messages, Reader, Refusal, feature_key, open_reader
 from ctr.events.encoder import texts
 from ctr.events.envelope import lookup
 from ctr.spec import Spec
+from workers.lifecycle import ExitCode
+from workers.sources.files import FileSource
 
 MAX_LINES = 100_000
-"""Lines of the sample that are read: two seconds' worth."""
-LINES_PER_READ = 1000
-ALL_READ, SOME_REFUSED = 0, 1
-"""Exit statuses of `check`."""
-
+"""The sample is read up to the end of the block that holds this line: about three seconds."""
 _WIDTH = 120
 _LONGEST_CELL = 40
 
 
-def check(spec_path: str | Path, sample_path: str | Path, events: int, echo: Callable[[str], None]) -> int:
+def check(spec_path: str | Path, sample_path: str | Path, events: int, echo: Callable[[str], None]) -> ExitCode:
     """Show what the first events became, and what the sample as a whole looks like.
 
     Parameters
@@ -50,8 +46,9 @@ def check(spec_path: str | Path, sample_path: str | Path, events: int, echo: Cal
 
     Returns
     -------
-    int
-        `ALL_READ`, or `SOME_REFUSED` where at least one event cannot be read or there is none.
+    ExitCode
+        ``OK``, or ``SETTING`` where at least as many events are refused as are read: the specification and the sample
+        do not belong together.
 
     Raises
     ------
@@ -59,20 +56,31 @@ def check(spec_path: str | Path, sample_path: str | Path, events: int, echo: Cal
         A file that cannot be read, or a specification that is wrong.
     """
     spec = specification.parse(_read_text(Path(spec_path)), str(spec_path))
-    reader = open_reader(spec)
-    seen = _Seen(spec)
-    arrival_s = time.time()  # as a file's events arrive: with the start of the run
-    echo(f"{spec.model_id}: {spec.event.format}, {len(spec.fields)} fields, digest {spec.digest}")
-    for lines, line_numbers in _chunks(Path(sample_path)):
-        batch, refusals = reader.read(_messages(lines, line_numbers, arrival_s))
-        for index in range(min(len(batch), events - seen.shown)):
-            number = int(batch.offsets[index])
-            echo(_event(reader, batch, index, number, lines[number - line_numbers[0]]))
-            seen.shown += 1
-        seen.add(batch, refusals, len(lines))
-    echo(seen.fields_report())
+    if Path(sample_path).is_dir():
+        raise SettingError("sample", str(sample_path), "a file, not a directory")
+    try:
+        return _check(open_reader(spec), Path(sample_path), events, echo)
+    except OSError as error:
+        raise SettingError("sample", str(sample_path), f"a file that can be read: {error}") from None
+
+
+def _check(reader: Reader, sample: Path, events: int, echo: Callable[[str], None]) -> ExitCode:
+    spec = reader.spec
+    source = FileSource(sample, follow=False, max_line_bytes=spec.event.max_bytes)
+    source.open({})
+    seen, shown = _Seen(spec), 0
+    echo(f"{spec.model_id}: {spec.event.format} events, {len(spec.fields)} fields, digest {spec.digest}\n")
+    while seen.lines < MAX_LINES and (messages := source.poll(0)) is not None:
+        batch, refusals = reader.read(messages)
+        for index in range(min(len(batch), events - shown)):
+            at = int(np.searchsorted(messages.offsets, batch.offsets[index]))  # a line is a message is an event
+            line = bytes(messages.data[int(messages.begin[at]) : int(messages.end[at])])
+            echo(_event(reader, batch, index, line, seen.lines + _line_in(messages, int(messages.begin[at]))))
+            shown += 1
+        seen.add(messages, batch, refusals)
+    echo(seen.by_field())
     echo(seen.summary())
-    return SOME_REFUSED if seen.reasons or not seen.events else ALL_READ
+    return ExitCode.OK if seen.events > seen.refused else ExitCode.SETTING
 
 
 @dataclass
@@ -82,34 +90,39 @@ class _Seen:
     spec: Spec
     lines: int = 0
     events: int = 0
+    refused: int = 0
     positives: int = 0
-    shown: int = 0
     first_s: float = np.inf
     last_s: float = -np.inf
-    reasons: dict[str, tuple[int, Refusal]] = field(default_factory=dict)
+    reasons: dict[str, tuple[int, int, Refusal]] = field(default_factory=dict)
+    """Events refused for a reason, the first one's line, the first one."""
     filled: NDArray[np.int64] = field(init=False)
-    """(F,) events in which the field has a feature."""
+    """(F,) events in which the field has a value."""
 
     def __post_init__(self) -> None:
         self.filled = np.zeros(len(self.spec.fields), np.int64)
+        self._absent = np.array([feature_key(declared.name, "") for declared in self.spec.fields], np.uint64)
 
-    def add(self, batch: Batch, refusals: list[Refusal], lines: int) -> None:
-        self.lines += lines
+    def add(self, messages: Messages, batch: Batch, refusals: list[Refusal]) -> None:
         self.events += len(batch)
+        self.refused += len(refusals)
         if len(batch):
             self.positives += int(np.count_nonzero(batch.labels))
             self.first_s = min(self.first_s, float(batch.times_s.min()))
             self.last_s = max(self.last_s, float(batch.times_s.max()))
         event = np.repeat(np.arange(len(batch)), np.diff(batch.start))
-        here = batch.keys != MISSING
+        here = (batch.keys != MISSING) & (batch.keys != self._absent[batch.fields])
         pairs = np.unique(event[here] * len(self.filled) + batch.fields[here])  # a multi-valued field counts once
         self.filled += np.bincount(pairs % len(self.filled), minlength=len(self.filled))
         for refusal in refusals:
-            count, first = self.reasons.get(refusal.reason, (0, refusal))
-            self.reasons[refusal.reason] = count + 1, first
+            if refusal.reason not in self.reasons:
+                self.reasons[refusal.reason] = 0, self.lines + _line_in(messages, refusal.begin), refusal
+            count, line, first = self.reasons[refusal.reason]
+            self.reasons[refusal.reason] = count + 1, line, first
+        self.lines += _line_in(messages, len(messages.data)) - 1
 
-    def fields_report(self) -> str:
-        table = _table("Fields", "field", "source", "events with a feature")
+    def by_field(self) -> str:
+        table = _table("Fields", "field", "source", "events that have it")
         never = []
         for declared, filled in zip(self.spec.fields, self.filled.tolist(), strict=True):
             table.add_row(declared.name, declared.column, _share(filled, self.events))
@@ -121,9 +134,7 @@ class _Seen:
         return text
 
     def summary(self) -> str:
-        refused = sum(count for count, _ in self.reasons.values())
-        limit = f" (the first {MAX_LINES:,} were read)" if self.lines == MAX_LINES else ""
-        text = f"{self.lines:,} lines{limit}: {self.events:,} events, {refused:,} refused."
+        text = f"{self.lines:,} lines read: {self.events:,} events, {self.refused:,} refused."
         if self.events:
             text += f" Positive labels: {_share(self.positives, self.events)}."
             if self.spec.event.time:
@@ -131,15 +142,15 @@ class _Seen:
         if not self.reasons:
             return text
         table = _table("Refused", "reason", "events", "first at", "path", "what was found")
-        for reason, (count, first) in sorted(self.reasons.items(), key=lambda item: -item[1][0]):
-            table.add_row(reason, f"{count:,}", f"line {first.offset}", first.path, _cut(first.message, 60))
+        for reason, (count, line, first) in sorted(self.reasons.items(), key=lambda item: -item[1][0]):
+            table.add_row(reason, f"{count:,}", f"line {line:,}", first.path, first.message)
         return _text(table) + "\n" + text
 
 
-def _event(reader: Reader, batch: Batch, index: int, number: int, line: bytes) -> str:
+def _event(reader: Reader, batch: Batch, index: int, line: bytes, number: int) -> str:
     record = reader.parse(line)
     table = _table(
-        f"Line {number}: label {batch.labels[index]:g}, weight {batch.weights[index]:g},"
+        f"Line {number:,}: label {batch.labels[index]:g}, weight {batch.weights[index]:g},"
         f" time {_when(float(batch.times_s[index]))}",
         "field", "in the event", "hashed as", "key", "value",
     )  # fmt: skip
@@ -152,6 +163,7 @@ def _event(reader: Reader, batch: Batch, index: int, number: int, line: bytes) -
         own = np.flatnonzero((fields == position) & (keys != MISSING))
         if not len(own):
             table.add_row(declared.name, shown, "(missing)", "-", "-")
+            continue
         for at, text in zip(own.tolist(), hashed or [""], strict=True):
             table.add_row(declared.name, shown, _cut(repr(text)), f"{int(keys[at]):016x}", f"{values[at]:.6g}")
     return _text(table)
@@ -164,21 +176,9 @@ def _read_text(path: Path) -> str:
         raise SettingError("specification", str(path), f"cannot be read: {error}") from None
 
 
-def _chunks(path: Path) -> Iterator[tuple[list[bytes], range]]:
-    """Yield lines, without their line breaks, and their numbers from 1."""
-    try:
-        with path.open("rb") as file:
-            for begin in range(0, MAX_LINES, LINES_PER_READ):
-                lines = [line.removesuffix(b"\n") for line in islice(file, LINES_PER_READ)]
-                if not lines:
-                    return
-                yield lines, range(begin + 1, begin + 1 + len(lines))
-    except OSError as error:
-        raise SettingError("sample", str(path), f"cannot be read: {error}") from None
-
-
-def _messages(lines: list[bytes], numbers: range, arrival_s: float) -> Messages:
-    ...
+def _line_in(messages: Messages, at: int) -> int:
+    """Which line of the messages' buffer begins at a byte; the first is 1."""
+    return 1 + bytes(messages.data).count(b"\n", 0, at)
 
 
 def _table(title: str, *columns: str) -> Table:

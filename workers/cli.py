@@ -73,11 +73,75 @@ def main(log_level: str) -> None:
               "read; PATH.dlq where not given. With --kafka they go to TOPIC.dlq.")  # fmt: skip
 @click.option("--outage-limit", "outage_limit_s", type=click.FloatRange(min=0), default=600.0, show_default=True,
               help="Seconds that Redis or Kafka may be away before the worker gives up.")  # fmt: skip
+@click.option("--window", type=click.IntRange(min=1), default=100_000, show_default=True,
+              help="Events over which quality is measured, each predicted before it is learned.")  # fmt: skip
 def train(**options: Any) -> None:
     """Learn from events, one by one, and publish the parameters to Redis."""
     from workers.train import TrainSettings, train as run  # noqa: PLC0415  numba takes a second: only where needed
 
     sys.exit(run(TrainSettings(**options)))
+
+
+@main.command(**_examples("  ctr serve ads --listen 127.0.0.1:8080\n"))
+@click.argument("model")
+@redis_option
+@listen_option
+def serve(model: str, **options: Any) -> None:
+    """Answer scoring requests for MODEL (NAME or NAME@GENERATION) from parameters that are seconds old."""
+    from workers.serve import ServeSettings, serve as run  # noqa: PLC0415  as above
+
+    sys.exit(run(ServeSettings(model=model, **options)))
+
+
+@main.command(**_examples("  ctr check ads.toml events.jsonl\n  ctr check ads.toml events.jsonl --events 2\n"))
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.argument("sample", type=click.Path(path_type=Path))
+@click.option("--events", type=click.IntRange(min=0), default=3, show_default=True, help="Events to show in full.")
+def check(spec: Path, sample: Path, events: int) -> None:
+    """Show what SPEC makes of the events of SAMPLE, without learning: fields, keys, labels, times, refusals."""
+    from workers.check import check as run  # noqa: PLC0415  as above
+
+    sys.exit(run(spec, sample, events, click.echo))
+
+
+@main.command(**_examples(
+    "  ctr simulate --events 100000 --out events.jsonl\n"
+    "  ctr simulate --kafka 127.0.0.1:9092 --topic ads --rate 5000\n"
+))  # fmt: skip
+@click.option("--out", metavar="PATH", help="Write events to a file; - for standard output.")
+@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Send them to a topic here.")
+@click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Kafka topic; made if it does not exist.")
+@click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that is made.")
+@click.option("--events", type=click.IntRange(min=1), help="How many; endless without it.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second; flat out without it.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Decides the whole market.")
+@click.option("--users", type=int, default=20_000, show_default=True, help="Number of users.")
+@click.option("--ads", type=int, default=400, show_default=True, help="Number of ads alive at a time.")
+@click.option("--start-time", "start_time_s", type=float, metavar="SECONDS",
+              help="Date events from here on (seconds since 1970) instead of now.")  # fmt: skip
+@click.option("--truth", is_flag=True, help="Add each event's true click probability as `p`.")
+def simulate(**options: Any) -> None:
+    """Make the events of an endless ad market whose true click probabilities, and so the best logloss, are known."""
+    from workers.simulate import SimulateSettings, run  # noqa: PLC0415  as above
+
+    sys.exit(run(SimulateSettings(**options)))
+
+
+@main.command(**_examples(
+    "  ctr replay train.txt --kafka 127.0.0.1:9092 --topic criteo --partitions 4\n"
+    "  ctr replay avazu.csv --header --kafka 127.0.0.1:9092 --topic avazu --rate 2000\n"
+))  # fmt: skip
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, required=True, help="Brokers.")
+@click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, required=True, help="Made if it does not exist.")
+@click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that is made.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Lines a second; flat out without it.")
+@click.option("--header", is_flag=True, help="Leave out the first line of each file.")
+def replay(path: Path, **options: Any) -> None:
+    """Send the lines of a file, or of a directory's files, to a Kafka topic, one message each."""
+    from workers.replay import ReplaySettings, run  # noqa: PLC0415  as above
+
+    sys.exit(run(ReplaySettings(path=path, **options)))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ LINEAR_STD: Final = {
 """Standard deviation, in logits, of what a value does on its own."""
 PAIR_STD: Final = {
     ("segment", "advertiser"): 0.8, ("topic", "advertiser"): 0.6, ("device", "format"): 0.6,
-    ("position", "format"): 0.4, ("segment", "topic"): 0.4, ("region", "advertiser"): 0.3, ("hour", "device"): 0.2,
+    ("position", "format"): 0.4, ("segment", "topic"): 0.4, ("region", "advertiser"): 0.3, ("hour", "device"): 0.1,
     ("site", "format"): 0.2, ("segment", "campaign"): 0.2, ("user", "format"): 0.1, ("topic", "ad"): 0.1,
 }  # fmt: skip
 """Standard deviation, in logits, of what two values do together."""
@@ -115,7 +115,7 @@ class Market:
         Number of users, and of ads live at a time.
     base_rate : float
         Mean click probability over users, hours and generations of ads. A stretch of the stream may differ from it
-        by a fifth, because a few popular ads make up much of it.
+        by a third, because a few popular ads, and its hour, make up much of it.
     new_ad_every : int
         Events between two arrivals of a new ad. An ad lives for ``ads * new_ad_every`` events.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ctr.events.messages import Messages
+from workers.lifecycle import ExitCode, Shutdown
 from workers.sinks import KafkaSink
 from workers.sources.files import FileSource
 
@@ -18,33 +20,49 @@ _FLUSH_LINES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """What was sent, and how long it took."""
+class ReplaySettings:
+    """What the command line and the environment say."""
 
-    lines: int
-    seconds: float
+    path: Path
+    kafka: str
+    topic: str
+    partitions: int = 1
+    rate: float | None = None
+    header: bool = False
+
+
+def run(settings: ReplaySettings) -> ExitCode:
+    """Replay until the end of the files or a signal; says on standard error what was sent."""
+    shutdown = Shutdown()
+    shutdown.install()
+    source = FileSource(settings.path, follow=False, max_line_bytes=KafkaSink.MAX_BYTES)
+    sink = KafkaSink(settings.kafka, settings.topic, partitions=settings.partitions)
+    began = time.monotonic()
+    try:
+        sent = replay(source, sink, rate=settings.rate, header=settings.header, stopping=lambda: shutdown.requested)
+    finally:
+        sink.close()
+    seconds = time.monotonic() - began
+    print(f"{sent:,} messages to {settings.topic} in {seconds:.1f} s ({sent / seconds:,.0f}/s)", file=sys.stderr)
+    return ExitCode.OK
 
 
 def replay(
-    path: Path, sink: KafkaSink, *, rate: float | None, header: bool, max_line_bytes: int, stopping: Callable[[], bool]
-) -> Replayed:
-    """Send every line as one message, in order, and wait until all are acknowledged.
+    source: FileSource, sink: KafkaSink, *, rate: float | None, header: bool, stopping: Callable[[], bool]
+) -> int:
+    """Send every line as one message, in order, and wait until all are acknowledged; returns how many.
 
     Parameters
     ----------
-    path : Path
-        File or directory.
+    source : FileSource
     sink : KafkaSink
     rate : float or None
         Lines a second; None for as fast as the broker takes them.
     header : bool
         The first line of each file names its columns and is left out.
-    max_line_bytes : int
-        A longer line is sent cut: the reader will refuse it.
     stopping : callable
         Asked between groups of lines.
     """
-    source = FileSource(path, follow=False, max_line_bytes=max_line_bytes)
     source.open({})
     began, sent, unflushed = time.monotonic(), 0, 0
     while not stopping():
@@ -64,7 +82,7 @@ def replay(
                 sink.flush()
                 unflushed = 0
     sink.flush()
-    return Replayed(sent, time.monotonic() - began)
+    return sent
 
 
 def _group(rate: float | None) -> int:

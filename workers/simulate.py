@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 
 from ctr.errors import SettingError
-from workers.market import SIMULATED_PACE
+from workers.lifecycle import ExitCode, Shutdown
+from workers.market import SIMULATED_PACE, Market
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from workers.market import Events, Market
+    from workers.market import Events
 
 BLOCK = 4096
 """Most events between two looks at the stop flag: 7 ms of a flat-out market."""
@@ -23,6 +25,25 @@ TICK_S = 0.005
 """Shortest sleep: at high rates events leave in blocks, and a follower still sees each within 0.1 s."""
 PATIENCE_S = 0.05
 """Longest sleep: how long a stop may go unnoticed at low rates."""
+FLUSH_EVENTS, FLUSH_S = 20_000, 1.0
+"""Events, and seconds, after which what was sent must have arrived: bounds memory, and tells of a failure in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulateSettings:
+    """What the command line and the environment say; see `Market` and `simulate`."""
+
+    out: str | None = None
+    kafka: str | None = None
+    topic: str | None = None
+    partitions: int = 1
+    events: int | None = None
+    rate: float | None = None
+    seed: int = 1
+    users: int = 20_000
+    ads: int = 400
+    start_time_s: float | None = None
+    truth: bool = False
 
 
 class Sink(Protocol):
@@ -30,6 +51,12 @@ class Sink(Protocol):
 
     def send(self, lines: list[bytes], keys: list[bytes], /) -> None:
         """Pass on all lines (without line ends) before returning, or within 0.1 s; `keys` are their message keys."""
+
+    def flush(self) -> None:
+        """Wait until everything sent has arrived."""
+
+    def close(self) -> None:
+        """Let go of the file or the connection."""
 
 
 class Clock(Protocol):
@@ -78,6 +105,9 @@ class FileSink:
         except OSError as error:
             raise SettingError("--out", self._path, f"cannot be written: {error.strerror}") from None
 
+    def flush(self) -> None:
+        """Nothing waits: `send` has written."""
+
     def close(self) -> None:
         """Close the file; standard output stays open."""
         self._file.close()
@@ -117,7 +147,7 @@ class Tally:
     @property
     def base_logloss(self) -> float:
         """Mean logloss of always predicting the base rate: its entropy."""
-        return -sum(rate * math.log(rate) if rate else 0.0 for rate in (self.base_rate, 1 - self.base_rate))
+        return sum(-rate * math.log(rate) if rate else 0.0 for rate in (self.base_rate, 1 - self.base_rate))
 
     @property
     def oracle_logloss(self) -> float:
@@ -140,6 +170,45 @@ class Tally:
         )
 
 
+def run(settings: SimulateSettings) -> ExitCode:
+    """Simulate until all events are sent or a signal comes; says on standard error what there is to be learned.
+
+    Raises
+    ------
+    SettingError
+        No place to write to, two, or one that cannot be written.
+    SourceUnavailableError
+        Kafka did not take the events.
+    """
+    shutdown = Shutdown()
+    shutdown.install()
+    market = Market(settings.seed, users=settings.users, ads=settings.ads)
+    sink = _open_sink(settings)
+    try:
+        tally = simulate(
+            market, sink, stopping=lambda: shutdown.requested, rate=settings.rate, events=settings.events,
+            start_time_s=settings.start_time_s, truth=settings.truth,
+        )  # fmt: skip
+    finally:
+        sink.close()
+    print(tally.summary(), file=sys.stderr)
+    return ExitCode.OK
+
+
+def _open_sink(settings: SimulateSettings) -> Sink:
+    if settings.out is not None:
+        if settings.kafka is not None:
+            raise SettingError("--out", settings.out, "either --out or --kafka")
+        return FileSink(settings.out)
+    if settings.kafka is None:
+        raise SettingError("--out", None, "one of --out PATH or --kafka HOST:PORT --topic NAME is required")
+    if settings.topic is None:
+        raise SettingError("--topic", None, "is required with --kafka")
+    from workers.sinks import KafkaSink  # noqa: PLC0415  kafka-python takes 0.3 s: only where needed
+
+    return KafkaSink(settings.kafka, settings.topic, partitions=settings.partitions)
+
+
 def simulate(
     market: Market,
     sink: Sink,
@@ -150,6 +219,7 @@ def simulate(
     start_time_s: float | None = None,
     pace: float | None = None,
     truth: bool = False,
+    tally: Tally | None = None,
     clock: Clock = time,
 ) -> Tally:
     """Send the market's next events until `events` are sent, `stopping` says so, or the reader of a pipe has left.
@@ -172,32 +242,42 @@ def simulate(
         Events a second of simulated time: `rate` or, flat out, `SIMULATED_PACE` without it.
     truth : bool
         Events carry their true click probability as ``p``.
+    tally : Tally, optional
+        Counted into, block by block, instead of a new one.
 
     Returns
     -------
     Tally
-        Of the events sent.
+        Of the events sent (and of those it held before).
     """
     step_s = 1.0 / (pace or rate or SIMULATED_PACE)
-    tally = Tally()
-    begin_s = clock.monotonic()
-    while not stopping() and (events is None or tally.events < events):
-        due = BLOCK if events is None else min(BLOCK, events - tally.events)
+    tally = Tally() if tally is None else tally
+    begin_s = flushed_s = clock.monotonic()
+    sent = unflushed = 0
+    while not stopping() and (events is None or sent < events):
+        due = BLOCK if events is None else min(BLOCK, events - sent)
         if rate is not None:
             passed_s = clock.monotonic() - begin_s
-            room, due = due, math.floor(passed_s * rate) + 1 - tally.events
-            if due < min(room, max(1.0, rate * TICK_S)):  # a block costs 0.15 ms however small: none below a tick's worth
-                clock.sleep(min(max(tally.events / rate - passed_s, TICK_S), PATIENCE_S))
+            room, due = due, math.floor(passed_s * rate) + 1 - sent
+            # A block costs 0.15 ms however small: none below a tick's worth.
+            if due < min(room, max(1.0, rate * TICK_S)):
+                clock.sleep(min(max(sent / rate - passed_s, TICK_S), PATIENCE_S))
                 continue
             due = min(due, room)
         if start_time_s is None:
             times = np.full(due, clock.time())
         else:
-            times = start_time_s + step_s * np.arange(tally.events, tally.events + due)
+            times = start_time_s + step_s * np.arange(sent, sent + due)
         block = market.events(due, times)
         try:
             sink.send(market.lines(block, truth=truth), market.users(block))
         except BrokenPipeError:
-            break
+            return tally
         tally.add(block)
+        sent += due
+        unflushed += due
+        if unflushed >= FLUSH_EVENTS or clock.monotonic() - flushed_s >= FLUSH_S:
+            sink.flush()
+            unflushed, flushed_s = 0, clock.monotonic()
+    sink.flush()
     return tally

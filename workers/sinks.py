@@ -26,6 +26,9 @@ class KafkaSink:
         To reach the broker, and for one message to be acknowledged.
     """
 
+    MAX_BYTES = 8 << 20
+    """Largest message; a broker's own limit may be lower."""
+
     def __init__(self, bootstrap: str, topic: str, *, partitions: int = 1, timeout_s: float = 10.0) -> None:
         self._bootstrap, self._topic, self._timeout_s = bootstrap, topic, timeout_s
         servers, patience_ms = bootstrap.split(","), int(timeout_s * 1000)
@@ -43,7 +46,7 @@ class KafkaSink:
                 bootstrap_timeout_ms=patience_ms,
                 linger_ms=20,
                 batch_size=256 << 10,
-                max_request_size=8 << 20,
+                max_request_size=self.MAX_BYTES,
                 compression_type="lz4",
                 reconnect_backoff_max_ms=2000,
                 metrics_enabled=False,

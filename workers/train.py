@@ -17,6 +17,7 @@ import numpy as np
 
 import ctr
 from ctr import log, metrics
+from ctr import spec as specification
 from ctr.errors import CtrError, ServerWentBackError, SettingError, SourceUnavailableError
 from ctr.events import encode_rows, open_reader
 from ctr.events.messages import Messages
@@ -24,7 +25,7 @@ from ctr.model import Model
 from ctr.quality import Window
 from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
-from ctr.spec import Spec, parse
+from ctr.spec import Spec
 from ctr.store import Cut, ShardKeys, ShardWriter, Watermarks, connect, open_model
 from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters
 from workers.lifecycle import Deadline, ExitCode, Shutdown, retry
@@ -57,6 +58,7 @@ class TrainSettings:
     listen: str | None = None
     dead_letters: Path | None = None
     outage_limit_s: float = 600.0
+    window: int = 100_000
     timeout_s: float = 5.0
 
 
@@ -73,7 +75,7 @@ def train(settings: TrainSettings) -> ExitCode:
     """
     shutdown = Shutdown()
     shutdown.install()
-    spec = read_spec(settings.spec)
+    spec = specification.read(settings.spec)
     # the port first: it is what most often is wrong, and nothing else has been touched yet
     listening = open_socket(settings.listen) if settings.listen else None
     client = connect(settings.redis, timeout_s=settings.timeout_s)
@@ -82,7 +84,10 @@ def train(settings: TrainSettings) -> ExitCode:
     writer = ShardWriter(
         client, ShardKeys(spec.model_id, 0), spec_digest=spec.digest, row_bytes=stored.row_bytes
     )
-    trainer = Trainer(spec, source, writer, dead_letters, shutdown, outage_limit_s=settings.outage_limit_s)
+    trainer = Trainer(
+        spec, source, writer, dead_letters, shutdown,
+        outage_limit_s=settings.outage_limit_s, window=settings.window,
+    )  # fmt: skip
     server = None
     try:
         if listening is not None:
@@ -97,14 +102,6 @@ def train(settings: TrainSettings) -> ExitCode:
         if server is not None:
             server.stop()
     return ExitCode.OK
-
-
-def read_spec(path: Path) -> Spec:
-    """Read a specification from a file."""
-    try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError("SPEC", str(path), f"a readable TOML file ({error})") from None
 
 
 def _open_source(settings: TrainSettings, spec: Spec) -> tuple[Source, DeadLetters]:
@@ -147,17 +144,19 @@ class Trainer:
     shutdown : Shutdown
     outage_limit_s : float
         How long a service may be away before the worker gives up.
+    window : int
+        Events over which quality is measured.
     """
 
     def __init__(
         self, spec: Spec, source: Source, writer: ShardWriter, dead_letters: DeadLetters, shutdown: Shutdown, *,
-        outage_limit_s: float,
+        outage_limit_s: float, window: int,
     ) -> None:  # fmt: skip
         self._spec, self._source, self._writer = spec, source, writer
         self._dead_letters, self._shutdown, self._outage_limit_s = dead_letters, shutdown, outage_limit_s
         self._reader = open_reader(spec)
         self._model = Model(spec)
-        self._window = Window()
+        self._window = Window(window)
         self._log = log.get(worker="trainer", model=spec.model_id)
         self._interval_s = spec.commit.interval_ms / 1000
         self._event_s = 0.0

@@ -38,7 +38,8 @@ def sources_hash() -> str:
 @cache
 def cache_directory() -> Path:
     """``NUMBA_CACHE_DIR`` if it is set, else ``~/.cache/ctr/kernels``, else a directory for this process only."""
-    base = Path(numba.config.CACHE_DIR) if numba.config.CACHE_DIR else Path.home() / ".cache" / "ctr" / "kernels"
+    chosen = numba.config.CACHE_DIR  # type: ignore[attr-defined]  # set at run time
+    base = Path(chosen) if chosen else Path.home() / ".cache" / "ctr" / "kernels"
     try:
         base.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=base):

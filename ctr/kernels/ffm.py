@@ -3,6 +3,7 @@
 Same arguments as `pooled`, whose twin it is; F and KP are compile-time constants (`build`).
 """
 
+# ruff: noqa: ARG001  all kernels take the same arguments
 from __future__ import annotations
 
 from typing import Any
@@ -158,4 +159,6 @@ def learn(
         for j in range(n_absent):
             for line in range(GROUPS):
                 store16(W, base[absent[j]] + 16 * line, set16(ZERO))
+        for f in range(F, SLOTS):  # no partner has weights for a field that does not exist: only its head was written
+            store16(W, base[f] + 16 * (GROUPS - 1), set16(ZERO))
         counters[LEARNED] += 1

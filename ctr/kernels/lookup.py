@@ -15,6 +15,7 @@ import numpy as np
 from ctr.kernels.jit import helper, inlined, kernel
 from ctr.kernels.layout import (
     ABSENT,
+    BIAS_ROW,
     BUCKET_SLOTS,
     COUNT,
     CREATED,
@@ -113,6 +114,7 @@ def new_row(row_key: Any, counters: Any, key: Any, max_rows: int) -> Any:
 
 @inlined
 def mark_dirty(dirty: Any, counters: Any, row: int) -> None:
+    """A row that differs from what was last taken."""
     bit = np.uint64(1) << np.uint64(row & 63)
     word = dirty[row >> 6]
     if (word & bit) == 0:
@@ -145,6 +147,8 @@ def resolve(
             if not (good and weight >= 0 and weight <= C_MAX and labels[i] >= 0 and labels[i] <= 1):
                 counters[REFUSED_EVENTS] += 1
                 weight = np.float32(0)
+            if weight > 0:
+                mark_dirty(dirty, counters, BIAS_ROW)
         norm = np.float32(0)
         for e in range(start[i], start[i + 1]):
             if e + AHEAD < last:
@@ -184,6 +188,7 @@ def known(index: Any, slots: Any, keys: Any, out: Any) -> None:
 
 @helper
 def drop_absent(index: Any, slots: Any, counters: Any) -> None:
+    """Forget all keys that are known to have no row."""
     for bucket in range(index.shape[0] >> 3):
         for s in range(BUCKET_SLOTS):
             key = index[bucket * 8 + s]
@@ -223,6 +228,7 @@ def forget(index: Any, slots: Any, row_key: Any, dirty: Any, counters: Any, keys
 
 @inlined
 def clear_dirty(dirty: Any, counters: Any, row: int) -> None:
+    """A row that no longer does."""
     bit = np.uint64(1) << np.uint64(row & 63)
     if (dirty[row >> 6] & bit) != 0:
         dirty[row >> 6] ^= bit

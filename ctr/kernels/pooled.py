@@ -1,5 +1,6 @@
 """ffm for any batch and any k: each field's rows are summed into scratch, then plain loops. Exact, not fast."""
 
+# ruff: noqa: ARG001  all kernels take the same arguments
 from __future__ import annotations
 
 from typing import Any
@@ -33,21 +34,20 @@ from ctr.kernels.step import (
 
 @inlined
 def margin(
-    W: Any, stride: int, P: int, F: int, kp: int, k: int, rows: Any, values: Any, fields: Any, a: int, b: int, o: int,
+    W: Any, stride: int, F: int, kp: int, k: int, rows: Any, values: Any, fields: Any, a: int, b: int, o: int,
     r: Any, minute: Any, ttl_s: float, hyper: Any, A: Any, here: Any,
 ) -> Any:  # fmt: skip
     """Logit of the event with entries ``a:b``, whose rows begin at ``rows[a - o]``.
 
     Leaves the pooled latent factors in ``A`` (F, P) and the fields that have any in ``here`` (F,).
     """
-    for f in range(F):
-        here[f] = False
+    here[:F] = False
     t = np.float64(W[BIAS_ROW * stride]) if hyper[HAS_BIAS] != ZERO else 0.0
     for e in range(a, b):
         row, f, x = np.int64(rows[e - o]), np.int64(fields[e]), values[e]
-        base = row * stride
-        if row == 0 or not is_live(W, base + f * kp, minute, ttl_s):
+        if row == 0 or not is_live(W, row * stride + f * kp, minute, ttl_s):
             continue
+        base = row * stride
         if not here[f]:
             here[f] = True
             for j in range(F * kp):
@@ -57,12 +57,12 @@ def margin(
         if hyper[HAS_LINEAR] != ZERO:
             t += np.float64(x) * np.float64(W[base + f * kp + LINEAR])
     pairs = 0.0
-    for f in range(F):
-        if here[f]:
-            for g in range(f + 1, F):
-                if here[g]:
+    for g in range(F):
+        if here[g]:
+            for h in range(g + 1, F):
+                if here[h]:
                     for d in range(k):
-                        pairs += np.float64(A[f, g * kp + d]) * np.float64(A[g, f * kp + d])
+                        pairs += np.float64(A[g, h * kp + d]) * np.float64(A[h, g * kp + d])
     return clamp_logit(np.float32(t + np.float64(r) * pairs))
 
 
@@ -75,7 +75,7 @@ def predict(
     """Probabilities or logits of events ``begin:end``; writes nothing else (but scratch)."""
     for i in range(begin, end):
         t = margin(
-            W, stride, P, F, kp, k, rows, values, fields, start[i], start[i + 1], start[begin],
+            W, stride, F, kp, k, rows, values, fields, start[i], start[i + 1], start[begin],
             r[i - begin], minute_of(times_s[i]), ttl_s, hyper, A, here,
         )  # fmt: skip
         out[i] = np.float32(sigmoid(t)) if probabilities else t
@@ -94,7 +94,7 @@ def learn(
         ri, ci = r[i - begin], c[i - begin]
 
         # score
-        p = sigmoid(margin(W, stride, P, F, kp, k, rows, values, fields, a, b, o, ri, minute, ttl_s, hyper, A, here))
+        p = sigmoid(margin(W, stride, F, kp, k, rows, values, fields, a, b, o, ri, minute, ttl_s, hyper, A, here))
         out[i] = np.float32(p)
         if ci == ZERO:
             continue
@@ -120,7 +120,5 @@ def learn(
             if new:
                 add_start(W, base, F, kp, k, f, row_key[row], seed, hyper)
 
-        # the bias: count and time like any row, and no expiry
-        base = BIAS_ROW * stride
-        step_bias(W, base, P, dl, minute, hyper)
+        step_bias(W, BIAS_ROW * stride, P, dl, minute, hyper)
         counters[LEARNED] += 1

@@ -41,7 +41,7 @@ class Float16Type(types.Type):
     """Numba's type of ``<16 x float>``."""
 
     def __init__(self) -> None:
-        super().__init__(name="float32x16")  # type: ignore[no-untyped-call]  # numba
+        super().__init__(name="float32x16")
 
 
 float16x = Float16Type()
@@ -50,7 +50,7 @@ float16x = Float16Type()
 @register_model(Float16Type)
 class _Float16Model(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Any) -> None:
-        super().__init__(manager, fe_type, V16)
+        super().__init__(manager, fe_type, V16)  # type: ignore[no-untyped-call]  # numba
 
 
 def _address(context: Any, b: Any, array_type: Any, array: Any, offset_type: Any, offset: Any) -> Any:

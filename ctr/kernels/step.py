@@ -23,7 +23,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 @inlined
 def minute_of(time_s: float) -> Any:
     """Whole minutes since 2020, as float32, held within +-2^24 where they are exact."""
-    minute = math.floor((time_s - EPOCH_S) / 60.0)
+    minute = float(math.floor((time_s - EPOCH_S) / 60.0))
     if not minute > -16777216.0:  # also NaN
         minute = -16777216.0
     return np.float32(min(minute, 16777216.0))
@@ -62,7 +62,7 @@ def mix64(z: Any) -> Any:
 
 @inlined
 def add_start(W: Any, base: int, F: int, kp: int, k: int, field: int, key: Any, seed: Any, hyper: Any) -> None:
-    """After its first event a row gets its start values, coordinate c = g k + d for all partner fields g:
+    """Add start values to a row after its first event: coordinate c = g k + d, for all partner fields g.
 
     v += start (u24 2^-23 - 1), u24 the upper 24 bits of output c (from 0) of SplitMix64 seeded by
     mix64(key ^ mix64(seed)), that is of mix64(state + (c + 1) 0x9E3779B97F4A7C15).
@@ -78,6 +78,7 @@ def add_start(W: Any, base: int, F: int, kp: int, k: int, field: int, key: Any, 
 
 @inlined
 def clamp_logit(t: Any) -> Any:
+    """Within +-50; NaN stays NaN."""
     return min(max(t, -LOGIT_MAX), LOGIT_MAX)
 
 
@@ -89,7 +90,7 @@ def sigmoid(t: Any) -> Any:
 
 @inlined
 def adagrad(W: Any, at: int, P: int, g: Any, step: Any) -> None:
-    """n += g^2, w -= step g / sqrt(n) for one weight, its accumulator P floats behind it."""
+    """One weight, its accumulator P floats behind it: n += g^2, w -= step g / sqrt(n)."""
     g = min(max(g, -G_MAX), G_MAX)
     n = W[at + P] + g * g
     W[at + P] = n

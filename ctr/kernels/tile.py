@@ -33,8 +33,10 @@ BELOW, APART, HEAD, COUNTED, TIMED = range(5)
 
 
 def masks(kp: int) -> Any:
-    """(5, R, 16) float32, for row l of a group on the diagonal: 1 in the blocks of fields before l; 1 in all blocks
-    but its own; 1 in its linear weight; 1 in its count; 0 in its last-seen time and -inf elsewhere.
+    """Five masks for each row l of a group on the diagonal, (5, R, 16) float32, flat.
+
+    1 in the blocks of fields before l; 1 in all blocks but its own; 1 in its linear weight; 1 in its count; 0 in its
+    last-seen time and -inf elsewhere.
     """
     R = 16 // kp
     m = np.zeros((5, R, 16), np.float32)

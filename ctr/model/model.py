@@ -99,6 +99,7 @@ class Model:
 
     @property
     def spec(self) -> Spec:
+        """What the model was made from, with what was changed in place since."""
         return self._spec
 
     def set_spec(self, spec: Spec) -> None:
@@ -130,6 +131,7 @@ class Model:
 
     @property
     def counts(self) -> Counts:
+        """What happened since the model was made."""
         counters = self._table.counters
         return Counts(*(int(counters[at]) for at in (
             layout.LEARNED, layout.REFUSED_EVENTS, layout.CREATED, layout.REFUSED_ROWS, layout.EXPIRED,
@@ -226,12 +228,13 @@ class Model:
             raise ModelMismatchError(f"rows of {block.data.shape} bytes for {len(block.keys)} keys: "
                                      f"this model's have {self.row_bytes} bytes each")  # fmt: skip
         if m and (block.data[:, 0].max() >= self._table.n_fields or block.data[:, 1:4].any()):
-            raise ModelMismatchError("a packed row names a field that this model does not have, or is of a newer format")
+            raise ModelMismatchError("a packed row names a field this model does not have, or is of a newer format")
         self._table.unpack(_plain(block.keys, _U64), block.data)
 
     def lookup(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """(m,) whether each key has a row here."""
-        return self._table.known(_plain(keys, _U64)) == 2
+        held: NDArray[np.bool_] = self._table.known(_plain(keys, _U64)) == 2
+        return held
 
     def missing_keys(self, batch: Batch) -> NDArray[np.uint64]:
         """Keys of a batch that are neither held nor marked absent, ascending, each once, never 0."""
@@ -265,8 +268,10 @@ _U64, _I64, _F64, _F32, _U8 = (np.dtype(name) for name in ("u8", "i8", "f8", "f4
 
 
 def _plain(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The array itself where a compiled kernel takes it, else a copy: a read-only or strided one would be another
-    type to Numba, and compiled for again."""
+    """Return the array itself where a compiled kernel takes it, else a copy.
+
+    A read-only or strided array is another type to Numba, and all would be compiled for it again.
+    """
     if array.flags.carray and array.dtype == dtype:
         return array
     return np.require(array, dtype, ["C", "A", "W"])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.kernels import build, layout
-from ctr.rows import padded_k, packed_bytes
+from ctr.rows import packed_bytes, padded_k
 
 HUGE_PAGE = 2 << 20
 LOAD = 0.65
@@ -100,9 +100,11 @@ class Table:
         return out
 
     def remember_absent(self, keys: NDArray[np.uint64]) -> None:
+        """Mark unknown keys as having no row; see `ctr.kernels.lookup`."""
         self._lookup.remember_absent(self.index, self.slots, self.counters, keys, self.max_rows)
 
     def forget(self, keys: NDArray[np.uint64]) -> None:
+        """Make keys unknown and their rows free."""
         self._lookup.forget(self.index, self.slots, self.row_key, self.dirty, self.counters, keys)
 
     def take_dirty(self) -> NDArray[np.uint32]:

@@ -1,4 +1,4 @@
-"""An ASGI application in, a listening server out: bound before anything else starts, in the main thread or beside it."""
+"""An ASGI application in, a listening server out: bound before all else, in the main thread or beside it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class _Server(uvicorn.Server):
         self._stopping = stopping
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # uvicorn says Generator, which this is
+    def capture_signals(self) -> Iterator[None]:
         yield
 
     async def on_tick(self, counter: int) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -30,6 +32,9 @@ def connect(url: str, *, timeout_s: float = 5.0) -> Client:
         Nobody answers there.
     """
     allowed = "redis://[user:password@]HOST:PORT/DB, rediss://... or unix://PATH"
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?\d*", parts.path):
+        raise SettingError("redis", _without_password(url), allowed)  # redis-py would take database 0
     try:
         client: Client = redis.Redis.from_url(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=2

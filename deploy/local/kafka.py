@@ -23,6 +23,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from deploy.local.process import HOST, Service, ServiceError, ServiceMissingError, listening
 
 POM = Path(__file__).with_name("kafka") / "pom.xml"
+PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin"
 MESSAGE_MAX_BYTES = 8 << 20     # a topic may allow less, not more: events of 2 MB must be able to come in
 
 
@@ -68,11 +69,12 @@ def kafka_jars() -> Path:
             # A copy of the pom, because Maven may write beside it.
             pom, target = shutil.copy(POM, scratch), Path(scratch) / "jars"
             done = subprocess.run(
-                [maven, "-q", "-B", "-f", pom, "dependency:copy-dependencies", f"-DoutputDirectory={target}"],
+                # The goal's full name: a prefix that cannot be looked up hides that the network is what is missing.
+                [maven, "-q", "-B", "-f", pom, f"{PLUGIN}:copy-dependencies", f"-DoutputDirectory={target}"],
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode != 0:
-                reason = next((line for line in done.stdout.splitlines() if "ERROR" in line), "no reason given")
+                reason = done.stdout.partition("[ERROR] ")[2].partition("\n")[0] or "no reason given"
                 raise ServiceMissingError(f"Maven could not download Apache Kafka: {reason}")
             target.rename(jars)
     return jars

@@ -12,12 +12,18 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ctr.errors import CtrError, PortInUseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HOST = "127.0.0.1"
 POLL_S = 0.02
@@ -114,6 +120,28 @@ def http_ok(port: int, path: str) -> bool:
         connection.close()
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block is over: between a fork and its record they would leave an orphan.
+
+    By Python's handlers, not by the signal mask, which a started process would inherit.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals do not reach other threads
+        yield
+        return
+    held: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, _frame: held.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for waiting in held:
+            signal.raise_signal(waiting)
+
+
 class Service:
     """One server process on loopback: start, stop, and the failures that tests need.
 
@@ -195,7 +223,7 @@ class Service:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.prepare()
         command = self.command()
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, signals_held():
             self._log_start = log.tell()
             try:
                 # A session of its own: Ctrl-C in a terminal reaches us, and we end our servers in the right order.
@@ -204,12 +232,12 @@ class Service:
                 )
             except OSError as error:
                 raise ServiceMissingError(f"{self.name} cannot be run: {command[0]}: {error.strerror}") from error
-        self.identity = Identity.of(self._child.pid)
+            self.identity = Identity.of(self._child.pid)
+            if self.tied:
+                atexit.register(self.stop)
+                self._watcher = _end_with_us(self._child.pid)
         if self.identity is None:
             raise ServiceError(self._why_it_ended())
-        if self.tied:
-            atexit.register(self.stop)
-            self._watcher = _end_with_us(self._child.pid)
         return self.identity
 
     def wait_ready(self, within_s: float | None = None) -> None:

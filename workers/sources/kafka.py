@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -63,6 +64,7 @@ class KafkaSource:
         self._newest_s: list[float] = []
         self._ends: dict[Any, int] = {}
         self._looked = 0.0
+        self._copy: dict[Any, Any] = {}
         self.up = True
 
     @property
@@ -188,10 +190,13 @@ class KafkaSource:
         return lag
 
     def committed(self, offsets: Mapping[str, int]) -> None:
-        copy = {tp: OffsetAndMetadata(offsets[self._name(tp)], "", -1) for tp in self._tps if self._name(tp) in offsets}
-        self._consumer.commit_async(copy, callback=lambda _offsets, _reply: None)
+        self._copy = {tp: OffsetAndMetadata(offsets[self._name(tp)], "", -1) for tp in self._tps if self._name(tp) in offsets}
+        self._consumer.commit_async(self._copy, callback=lambda _offsets, _reply: None)
 
     def close(self) -> None:
+        with contextlib.suppress(KafkaError):
+            if self._copy and self.up:
+                self._consumer.commit(self._copy, timeout_ms=1000)  # the last asynchronous one may still be under way
         self._consumer.close(autocommit=False, timeout_ms=1000)
 
 

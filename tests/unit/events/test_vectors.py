@@ -125,8 +125,8 @@ def json_line(v):
 
 def csv_line(v, delimiter):
     out = io.StringIO()
-    csv.writer(out, delimiter=delimiter, lineterminator="").writerow(["1", v["csv"], ""])
-    return out.getvalue().encode()
+    csv.writer(out, delimiter=delimiter).writerow(["1", v["csv"], ""])
+    return out.getvalue().removesuffix("\r\n").encode()
 
 
 def one_key(result):

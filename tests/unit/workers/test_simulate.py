@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from ctr.errors import SettingError
 from workers.market import SIMULATED_PACE, Market
-from workers.simulate import BLOCK, TICK_S, FileSink, Tally, simulate
+from workers.simulate import BLOCK, FLUSH_EVENTS, TICK_S, FileSink, SimulateSettings, Tally, simulate
+from workers.simulate import run as run_command
 
 
 class FakeClock:
@@ -33,20 +35,27 @@ class FakeClock:
 
 
 class MemorySink:
-    """Keeps lines and keys, and when each arrived; `stall` = (event, seconds) blocks once."""
+    """Keeps lines and keys, and when each arrived; a call takes `cost_s`, `stall` = (event, seconds) blocks once."""
 
-    def __init__(self, clock, stall=None):
-        self.clock, self.stall = clock, stall
+    def __init__(self, clock, stall=None, cost_s=0.0):
+        self.clock, self.stall, self.cost_s = clock, stall, cost_s
         self.lines, self.keys, self.arrivals_s = [], [], []
+        self.flushed, self.flushes_s, self.most_unflushed = 0, [], 0
 
     def send(self, lines, keys):
         assert len(lines) == len(keys)
         self.lines += lines
         self.keys += keys
         self.arrivals_s += [self.clock.now] * len(lines)
+        self.clock.now += self.cost_s
+        self.most_unflushed = max(self.most_unflushed, len(self.lines) - self.flushed)
         if self.stall and len(self.lines) > self.stall[0]:
             self.clock.now += self.stall[1]
             self.stall = None
+
+    def flush(self):
+        self.flushed = len(self.lines)
+        self.flushes_s.append(self.clock.now)
 
 
 def run(market, sink, clock, **settings):
@@ -89,7 +98,7 @@ def test_flat_out_sends_exactly_so_many_in_order():
 
 def test_a_rate_is_met_in_blocks_not_in_crumbs():
     clock = FakeClock()
-    sink = MemorySink(clock)
+    sink = MemorySink(clock, cost_s=0.0002)
     run(Market(1), sink, clock, rate=20_000.0, events=20_000)
     assert len(set(sink.arrivals_s)) <= 1 / TICK_S + 1
 
@@ -184,3 +193,50 @@ def test_times_module_is_a_clock():
     before = time.time()
     simulate(Market(1), sink, stopping=lambda: False, rate=200.0, events=3)
     assert before - 0.001 <= json.loads(sink.lines[0])["ts"] <= time.time() + 0.001
+
+
+def test_what_was_sent_arrives_in_time():
+    clock = FakeClock()
+    sink = MemorySink(clock)
+    run(Market(1), sink, clock, events=60_000)
+    assert sink.most_unflushed < FLUSH_EVENTS + BLOCK
+    assert sink.flushed == 60_000
+    slow = MemorySink(clock)
+    began_s = clock.now
+    run(Market(1), slow, clock, rate=20.0, events=200)
+    assert max(np.diff([began_s, *slow.flushes_s])) < 1.1  # a failure is noticed within a second, not 20,000 events
+    assert slow.flushed == 200
+
+
+@pytest.fixture
+def _signals():
+    """The command takes the signals over; pytest wants them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals")
+def test_command_writes_a_file_and_says_what_is_to_be_learned(tmp_path, capsys):
+    path = tmp_path / "events.jsonl"
+    assert run_command(SimulateSettings(out=str(path), events=5000, seed=4, users=50, start_time_s=1e9)) == 0
+    lines = path.read_bytes().splitlines()
+    market = Market(4, users=50)
+    expected = market.events(5000, 1e9 + np.arange(5000) / SIMULATED_PACE)
+    assert lines == market.lines(expected)
+    tally = Tally()
+    tally.add(expected)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == tally.summary() + "\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({}, "--out"), ({"kafka": "localhost:1"}, "--topic"), ({"out": "-", "kafka": "localhost:1"}, "--out")],
+)
+@pytest.mark.usefixtures("_signals")
+def test_one_place_to_write_to(settings, key):
+    with pytest.raises(SettingError, match=key):
+        run_command(SimulateSettings(**settings))

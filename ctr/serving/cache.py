@@ -1,0 +1,327 @@
+"""Feature keys in, rows out: a bounded copy of a model's weights that follows the store. Never a write.
+
+What makes it right, whatever the timing: a change entry is handled in one section under the lock, and at that moment a
+key it names is held (then it is due to be read again), on its way for a request (then the reply is worthless and it is
+asked for again), or neither (then whoever asks next reads the new row).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr.events.batch import Batch
+from ctr.model import BIAS_KEY, Model
+from ctr.rows import RowBlock
+from ctr.store import Changes, ShardReader, Watermarks
+
+Keys = NDArray[np.uint64]
+
+CHUNK = 1000
+"""Rows read again at a time: how long the lock is held, and how long Redis is kept from others."""
+_BACKLOG = 8
+"""Changes that may wait one by one; more are read as one, so that a row that changed in each is read once."""
+_FILLS = 3
+"""Rows that make room for a batch's missing ones may belong to the same batch: then it is filled once more."""
+
+
+class _KeyLog:
+    """Keys in the order in which they came, oldest first; one may be there twice."""
+
+    def __init__(self) -> None:
+        self._keys, self._begin, self._end = np.empty(1024, np.uint64), 0, 0
+
+    def __len__(self) -> int:
+        return self._end - self._begin
+
+    def add(self, keys: Keys) -> None:
+        if self._end + len(keys) > len(self._keys):
+            self.reset(self.all(), room=len(self) + 2 * len(keys))
+        self._keys[self._end : self._end + len(keys)] = keys
+        self._end += len(keys)
+
+    def pop(self, count: int) -> Keys:
+        oldest = self._keys[self._begin : min(self._begin + count, self._end)].copy()
+        self._begin += len(oldest)
+        return oldest
+
+    def all(self) -> Keys:
+        return self._keys[self._begin : self._end].copy()
+
+    def reset(self, keys: Keys, room: int = 1024) -> None:
+        self._keys = np.empty(len(keys) + room, np.uint64)
+        self._keys[: len(keys)] = keys
+        self._begin, self._end = 0, len(keys)
+
+
+class _Flight:
+    """Keys on their way for a request; `named` marks those that a change has named since they were asked for."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys, self.named = keys, np.zeros(len(keys), np.bool_)
+
+    def mark(self, written: Keys, *, everything: bool) -> None:
+        """`written` is sorted."""
+        if everything:
+            self.named[:] = True
+        elif len(written):
+            at = np.minimum(np.searchsorted(written, self.keys), len(written) - 1)
+            self.named |= written[at] == self.keys
+
+
+@dataclass(slots=True)
+class _Due:
+    """Held rows that have changed, and how far the shard has come once they are read."""
+
+    keys: Keys
+    watermarks: Watermarks
+    broken: bool
+
+
+@dataclass(slots=True)
+class _Shard:
+    reader: ShardReader
+    due: deque[_Due] = field(default_factory=deque)
+    flights: list[_Flight] = field(default_factory=list)
+    watermarks: Watermarks | None = None
+    """How far the rows held have come; None until the first look was taken."""
+    broken: bool = True
+    """Whether the chain of commits broke and not all rows have been read again."""
+
+
+class RowCache:
+    """Rows of one model, as many as were asked for and fit, kept fresh.
+
+    `missing` and `predict` take microseconds and may be called from an event loop; `fill` and `follow` wait for the
+    store. `follow` is for one thread at a time, everything else for any.
+
+    Parameters
+    ----------
+    model : Model
+        Weights only. Nobody else may touch it.
+    readers : sequence of ShardReader
+        One a shard, in order.
+    max_rows : int
+        Rows and remembered absences held at most; it should be many times what one batch asks for. When they are
+        full the rows that came first go first.
+    """
+
+    def __init__(self, model: Model, readers: Sequence[ShardReader], *, max_rows: int) -> None:
+        self._model = model
+        self._shards = [_Shard(reader) for reader in readers]
+        self._absence_limit = max_rows // 16
+        self._row_limit = max_rows - self._absence_limit
+        self._lock = threading.Lock()
+        self._arrivals, self._absences = _KeyLog(), _KeyLog()
+        self._hits = self._misses = self._rereads = self._breaks = 0
+
+    # What requests ask for
+
+    def missing(self, batch: Batch) -> Keys:
+        """Keys of a batch of which nothing is known here, ascending. Counts hits and misses."""
+        with self._lock:
+            keys = self._model.missing_keys(batch)
+            self._misses += len(keys)
+            self._hits += int(np.count_nonzero(batch.keys)) - len(keys)
+        return keys
+
+    def predict(self, batch: Batch) -> NDArray[np.float32]:
+        """(n,) probabilities from the rows held; what is not held contributes nothing."""
+        with self._lock:
+            return self._model.predict_many(batch)
+
+    def fill(self, batch: Batch) -> None:
+        """Read what a batch lacks.
+
+        Raises
+        ------
+        CtrError
+            The store did not answer, or what it holds cannot be used. What was read before stays.
+        """
+        for _ in range(_FILLS):
+            with self._lock:
+                keys = self._model.missing_keys(batch)
+            if not len(keys):
+                return
+            for shard, part in self._by_shard(keys):
+                self._bring(shard, part)
+
+    def _bring(self, shard: _Shard, keys: Keys) -> None:
+        flight = _Flight(keys)
+        # Registered before they are asked for: a commit between the reply and its arrival here would else be missed,
+        # and the old row would stay until the next change.
+        with self._lock:
+            shard.flights.append(flight)
+        try:
+            while len(flight.keys):
+                rows = shard.reader.fetch(flight.keys)
+                with self._lock:
+                    self._admit(flight.keys[~flight.named], rows)
+                    flight.keys = flight.keys[flight.named]
+                    flight.named = np.zeros(len(flight.keys), np.bool_)
+        finally:
+            with self._lock:
+                shard.flights.remove(flight)
+
+    def _admit(self, wanted: Keys, rows: RowBlock) -> None:
+        """Take new rows in; those that the store does not hold are remembered as absent."""
+        new = np.isin(rows.keys, wanted) & ~self._model.lookup(rows.keys)
+        self._make_room(int(np.count_nonzero(new)))
+        block = RowBlock(rows.keys[new], rows.data[new])
+        self._model.load(block)
+        self._arrivals.add(block.keys)
+        absent = np.setdiff1d(wanted, rows.keys, assume_unique=True)
+        if len(self._absences) + len(absent) > self._absence_limit:
+            self._forget_absences()
+        self._model.mark_absent(absent)
+        self._absences.add(absent)
+
+    def _make_room(self, count: int) -> None:
+        """Let the oldest rows go until `count` more fit."""
+        allowed = max(0, self._row_limit - count)
+        while self._model.rows > allowed and len(self._arrivals):
+            self._model.forget(self._arrivals.pop(max(self._model.rows - allowed, self._row_limit // 64)))
+        if len(self._arrivals) > 2 * self._row_limit:  # keys that went and came back, time and again
+            keys = self._arrivals.all()
+            _, latest = np.unique(keys[::-1], return_index=True)
+            keys = keys[np.sort(len(keys) - 1 - latest)]
+            self._arrivals.reset(keys[self._model.lookup(keys)])
+
+    def _forget_absences(self) -> None:
+        keys = self._absences.all()
+        self._model.forget(keys[~self._model.lookup(keys)])
+        self._absences.reset(keys[:0])
+
+    # What the follower does
+
+    def follow(self) -> int:
+        """One step: look for changes, then read some of the rows that they named.
+
+        Returns
+        -------
+        int
+            Rows read. Where `due_rows` is not 0, call again after a pause that suits the store.
+
+        Raises
+        ------
+        CtrError
+            The store did not answer, or what it holds cannot be used. Nothing is lost: call again.
+        """
+        read = 0
+        for shard in self._shards:
+            changes = shard.reader.poll()
+            if changes is not None:
+                self._note(shard, changes)
+            read += self._read_due(shard)
+        return read
+
+    def _note(self, shard: _Shard, changes: Changes) -> None:
+        """Handle a change entry: all that it concerns is marked in one section, so that nothing slips between."""
+        written = np.unique(changes.written)
+        with self._lock:
+            for flight in shard.flights:
+                flight.mark(written, everything=changes.broken)
+            if changes.broken:
+                self._breaks += shard.watermarks is not None
+                shard.broken = True
+                shard.due.clear()
+                keys = np.unique(np.append(self._arrivals.all(), np.uint64(BIAS_KEY)))
+                due = next((part for owner, part in self._by_shard(keys) if owner is shard), keys[:0])
+                self._forget_absences()
+            else:
+                held = self._model.lookup(written)
+                due = written[held]
+                self._model.forget(written[~held])
+            shard.due.append(_Due(due, changes.watermarks, changes.broken))
+            if len(shard.due) > _BACKLOG:
+                keys = np.unique(np.concatenate([waiting.keys for waiting in shard.due]))
+                merged = _Due(keys, changes.watermarks, any(waiting.broken for waiting in shard.due))
+                shard.due = deque([merged])
+
+    def _read_due(self, shard: _Shard) -> int:
+        """Read the next rows that are due, at most `CHUNK`."""
+        read = 0
+        while shard.due and read < CHUNK:
+            waiting = shard.due[0]
+            part = waiting.keys[: CHUNK - read]
+            if len(part):
+                rows = shard.reader.fetch(part)
+                with self._lock:
+                    self._replace(part, rows)
+                read += len(part)
+            waiting.keys = waiting.keys[len(part) :]
+            if not len(waiting.keys):
+                shard.watermarks = waiting.watermarks
+                shard.broken = shard.broken and not waiting.broken
+                shard.due.popleft()
+        return read
+
+    def _replace(self, asked: Keys, rows: RowBlock) -> None:
+        """Take rows again that are still held (one may have made room meanwhile); the store's gone ones are dropped."""
+        held = self._model.lookup(rows.keys)
+        self._model.load(RowBlock(rows.keys[held], rows.data[held]))
+        gone = np.setdiff1d(asked, rows.keys)
+        self._model.forget(gone)
+        self._rereads += len(asked)
+
+    def _by_shard(self, keys: Keys) -> list[tuple[_Shard, Keys]]:
+        if len(self._shards) == 1:
+            return [(self._shards[0], keys)]
+        parts = [keys[keys % np.uint64(len(self._shards)) == index] for index in range(len(self._shards))]
+        return [(shard, part) for shard, part in zip(self._shards, parts, strict=True) if len(part)]
+
+    def warm(self) -> None:
+        """Compile all that requests will call."""
+        none = np.empty(0, np.uint64)
+        with self._lock:
+            self._model.load(RowBlock(none, np.empty((0, self._model.row_bytes), np.uint8)))
+            self._model.lookup(none)
+            self._model.forget(none)
+            self._model.mark_absent(none)
+
+    # How it stands
+
+    @property
+    def watermarks(self) -> Watermarks | None:
+        """How far all rows held have come, at least; None before the first look at every shard."""
+        each = [shard.watermarks for shard in self._shards]
+        known = [watermarks for watermarks in each if watermarks is not None]
+        if len(known) < len(each):
+            return None
+        if len(known) == 1:
+            return known[0]
+        return Watermarks(
+            min(watermarks.event_s for watermarks in known),
+            min(watermarks.arrival_s for watermarks in known),
+            min(watermarks.commit_s for watermarks in known),
+        )
+
+    @property
+    def due_rows(self) -> int:
+        """Held rows known to have changed and not yet read again."""
+        return sum(len(waiting.keys) for shard in self._shards for waiting in list(shard.due))
+
+    @property
+    def broken(self) -> bool:
+        """Whether a chain of commits broke and not all rows have been read again: any may be old."""
+        return any(shard.broken for shard in self._shards)
+
+    @property
+    def rows(self) -> int:
+        """Rows held."""
+        return self._model.rows
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of rows and index."""
+        return self._model.memory_bytes
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Features found (``hits``) and not found (``misses``), rows read again (``rereads``), broken chains."""
+        return {"hits": self._hits, "misses": self._misses, "rereads": self._rereads, "breaks": self._breaks}

@@ -1,0 +1,243 @@
+"""Speed of the learning engine on one core: `python tests/benchmarks/bench.py` prints a table and writes bench.json.
+
+Each figure is the median over rounds in which the things compared take turns, because machines are noisy and shared:
+read the ratios, not the absolute speeds. Tables are filled before the clock starts, and stay full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numba import njit
+from rich.console import Console
+from rich.table import Table as Grid
+
+from ctr.events.batch import Batch
+from ctr.model import Model, RowBlock
+from ctr.spec import Field, Spec
+from ctr.spec import Model as ModelSpec
+
+CRITEO = [50] * 13 + [
+    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306, 10, 5652,
+    2173, 4, 7046547, 18, 15, 286181, 105, 142572,
+]  # fmt: skip
+AVAZU = [24, 7, 7, 4737, 7745, 26, 8552, 559, 36, 2686408, 6729486, 8251, 5, 4, 2626, 8, 9, 435, 4, 68, 172, 60]
+SHAPES = {"criteo39": CRITEO, "avazu22": AVAZU}
+ROUNDS, CHUNK = 15, 8192
+results: list[dict] = []
+
+
+def report(suite, name, value, unit, baseline=None, ratio=None):
+    results.append({"suite": suite, "name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio})
+
+
+# ---- events and tables ----------------------------------------------------------------------------------------------
+
+
+def cardinalities(cards, n_rows):
+    """Values a field may take, capped so that all fields together have about `n_rows`."""
+    cards = np.array(cards)
+    low, high = 1, n_rows
+    while low < high:
+        cap = (low + high + 1) // 2
+        low, high = (cap, high) if np.minimum(cards, cap).sum() <= n_rows else (low, cap - 1)
+    return np.minimum(cards, low)
+
+
+def events(cards, n, seed):
+    """(n, F) row indices, Zipf-distributed (a = 1.1) within each field, and labels."""
+    rng = np.random.default_rng(seed)
+    first = np.concatenate([[0], np.cumsum(cards)[:-1]])
+    e = 1 - 1.1
+    ids = np.minimum((1 + rng.random((n, len(cards))) * ((cards + 1.0) ** e - 1)) ** (1 / e) - 1, cards - 1)
+    return (ids.astype(np.int64) + first).astype(np.int32), (rng.random(n) < 0.26).astype(np.float32)
+
+
+def keys_of(ids):
+    with np.errstate(over="ignore"):
+        z = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        return z ^ (z >> np.uint64(29))
+
+
+def to_batch(ids, labels):
+    n, F = ids.shape
+    return Batch(
+        keys_of(ids).ravel(), np.ones(n * F, np.float32), np.tile(np.arange(F, dtype=np.uint8), n),
+        np.arange(n + 1) * F, labels, np.ones(n, np.float32), np.full(n, 1.7e9), np.zeros(n, np.int32), np.arange(n),
+        True,
+    )  # fmt: skip
+
+
+def filled_model(cards, k, seed=0):
+    F, n_rows = len(cards), int(cards.sum())
+    spec = Spec(
+        name="bench", fields=tuple(Field(name=f"f{i}") for i in range(F)),
+        model=ModelSpec(k=k, max_rows=max(n_rows, 1024)),
+    )  # fmt: skip
+    model, rng = Model(spec), np.random.default_rng(seed)
+    kp = -(-k // 4) * 4
+    field = np.repeat(np.arange(F), cards)
+    for begin in range(0, n_rows, 1 << 15):
+        ids = np.arange(begin, min(begin + (1 << 15), n_rows))
+        f, j = field[ids], np.arange(len(ids))
+        w = (rng.random((len(ids), F, kp), np.float32) - 0.5) * np.float32(0.04)
+        w[:, :, k:] = 0
+        w[j, f] = 0
+        w[j, f, 1] = 1  # count
+        data = np.zeros((len(ids), model.row_bytes), np.uint8)
+        data[:, 0] = f
+        data[:, 4:] = np.concatenate([w.reshape(len(ids), -1), np.ones((len(ids), F * kp), np.float32)], 1).view("u1")
+        model.load(RowBlock(keys_of(ids), data))
+    return model
+
+
+def plain_pairs(F, k):
+    """What one writes first, but written with care: all pairs, libffm's layout (per row and partner field k weights,
+    then k accumulators), one flat array, F and k known to the compiler.
+    """
+
+    @njit(fastmath=True, nogil=True)
+    def learn(W, rows, labels, begin, end, eta, out):
+        for i in range(begin, end):
+            t = np.float32(0)
+            for a in range(F):
+                A = np.int64(rows[i, a]) * (F * 2 * k)
+                for b in range(a + 1, F):
+                    v, u = A + b * 2 * k, np.int64(rows[i, b]) * (F * 2 * k) + a * 2 * k
+                    for d in range(k):
+                        t += W[v + d] * W[u + d]
+            p = np.float32(1) / (np.float32(1) + np.float32(np.exp(-t)))
+            out[i] = p
+            dl = p - labels[i]
+            for a in range(F):
+                A = np.int64(rows[i, a]) * (F * 2 * k)
+                for b in range(a + 1, F):
+                    v, u = A + b * 2 * k, np.int64(rows[i, b]) * (F * 2 * k) + a * 2 * k
+                    for d in range(k):
+                        g, h = dl * W[u + d], dl * W[v + d]
+                        n, m = W[v + k + d] + g * g, W[u + k + d] + h * h
+                        W[v + k + d], W[u + k + d] = n, m
+                        W[v + d] -= eta * g / np.sqrt(n)
+                        W[u + d] -= eta * h / np.sqrt(m)
+
+    return learn
+
+
+# ---- suites ---------------------------------------------------------------------------------------------------------
+
+
+def taking_turns(runs):
+    """Median seconds of each of several functions of the round's number, called in turn."""
+    times = {name: [] for name in runs}
+    for turn in range(ROUNDS + 2):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run(turn)
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(taken[2:]) for name, taken in times.items()}
+
+
+def bench_ffm(shape, k, bits):
+    """Events learned a second, look-up by key included, beside the plain loop on ready rows; prediction."""
+    cards = cardinalities(SHAPES[shape], 1 << bits)
+    ids, labels = events(cards, CHUNK * 8, seed=bits)
+    chunks = [slice(at, at + CHUNK) for at in range(0, len(ids), CHUNK)]
+    batches = [to_batch(ids[chunk], labels[chunk]) for chunk in chunks]
+    model = filled_model(cards, k)
+    rng = np.random.default_rng(1)
+    W = np.empty((int(cards.sum()), len(cards), 2, k), np.float32)
+    W[:, :, 1] = 1
+    for row in range(0, len(W), 1 << 15):
+        part = W[row : row + (1 << 15), :, 0]
+        part[:] = (rng.random(part.shape, np.float32) - 0.5) * np.float32(0.04)
+    W, pairs = W.reshape(-1), plain_pairs(len(cards), k)
+    out, few = np.empty(len(ids), np.float32), CHUNK // 4
+
+    def plain(turn):
+        begin = chunks[turn % 8].start
+        pairs(W, ids, labels, begin, begin + few, np.float32(0.02), out)
+
+    taken = taking_turns({
+        "learn": lambda turn: model.learn_many(batches[turn % 8]),
+        "plain": plain,
+        "predict": lambda turn: model.predict_many(batches[turn % 8]),
+    })
+    learn, predict, plain_speed = CHUNK / taken["learn"], CHUNK / taken["predict"], few / taken["plain"]
+    suite = f"ffm {shape} k={k} 2^{bits}"
+    report(suite, "learn", learn, "events/s", plain_speed, learn / plain_speed)
+    report(suite, "predict (baseline: learn)", predict, "events/s", learn, predict / learn)
+    if bits == 20 and k == 4:
+        report(suite, "memory beyond the padded row",
+               model.memory_bytes / model.rows - model._table.stride * 4, "bytes/row")  # fmt: skip
+
+
+def bench_micro_batches(bits=20, k=4):
+    """Batches of 64 events against batches of 4,096."""
+    cards = cardinalities(CRITEO, 1 << bits)
+    ids, labels = events(cards, 4096 * 8, seed=5)
+    model = filled_model(cards, k)
+    batches = [to_batch(ids[at : at + 4096], labels[at : at + 4096]) for at in range(0, len(ids), 4096)]
+    small = [[batch.slice(at, at + 64) for at in range(0, 4096, 64)] for batch in batches]
+    small = [[replace(part, start=part.start.copy()) for part in parts] for parts in small]
+
+    def by_64(turn):
+        for part in small[turn % 8]:
+            model.learn_many(part)
+
+    taken = taking_turns({"4096": lambda turn: model.learn_many(batches[(turn + 4) % 8]), "64": by_64})
+    report(f"ffm criteo39 k={k} 2^{bits}", "micro-batch of 64 (baseline: 4096)", 4096 / taken["64"], "events/s",
+           4096 / taken["4096"], taken["4096"] / taken["64"])  # fmt: skip
+
+
+def bench_packing(bits=16, k=4):
+    """Dirty rows packed for a commit, and rows loaded at a start."""
+    cards = cardinalities(CRITEO, 1 << bits)
+    ids, labels = events(cards, CHUNK, seed=6)
+    model, batch = filled_model(cards, k), to_batch(ids, labels)
+    taken, loaded = [], []
+    for _ in range(ROUNDS):
+        model.learn_many(batch)
+        rows, begin = model.dirty_rows, time.perf_counter()
+        block = model.take_dirty()
+        middle = time.perf_counter()
+        model.load(block)
+        taken.append(rows / (middle - begin))
+        loaded.append(rows / (time.perf_counter() - middle))
+    report(f"rows criteo39 k={k} 2^{bits}", "take_dirty", statistics.median(taken), "rows/s")
+    report(f"rows criteo39 k={k} 2^{bits}", "load", statistics.median(loaded), "rows/s")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, default=Path("bench.json"))
+    parser.add_argument("--only", default="", help="suites whose name contains this")
+    arguments = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    suites = [
+        *((f"ffm {shape} k={k} 2^{bits}", bench_ffm, (shape, k, bits))
+          for shape, k in (("criteo39", 4), ("criteo39", 8), ("avazu22", 4)) for bits in (10, 16, 20)),
+        ("micro", bench_micro_batches, ()),
+        ("packing", bench_packing, ()),
+    ]  # fmt: skip
+    for name, run, args in suites:
+        if arguments.only in name:
+            run(*args)
+    grid = Grid("suite", "what", "value", "unit", "baseline", "ratio", title="medians of interleaved rounds, one core")
+    for row in results:
+        shown = [f"{row[key]:,.0f}" if row[key] is not None else "" for key in ("value", "baseline")]
+        ratio = f"{row['ratio']:.2f} x" if row["ratio"] is not None else ""
+        grid.add_row(row["suite"], row["name"], shown[0], row["unit"], shown[1], ratio)
+    Console(width=140).print(grid)
+    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

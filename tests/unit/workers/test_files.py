@@ -1,0 +1,121 @@
+"""The file source: every line once, from any position, whatever is written meanwhile."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctr.errors import PositionLostError, SettingError
+from workers.sources.files import BLOCK_BYTES, FileSource
+
+
+def drain(source):
+    """Everything that comes until nothing does, as (partition, offset, line)."""
+    found = []
+    while (messages := source.poll(0)) is not None:
+        found += [
+            (source.partitions[p], offset, bytes(messages.data[begin:end]))
+            for p, offset, begin, end in zip(
+                messages.partitions.tolist(), messages.offsets.tolist(), messages.begin.tolist(),
+                messages.end.tolist(), strict=True,
+            )
+        ]  # fmt: skip
+    return found
+
+
+def opened(path, offsets=None, *, follow=False, max_line_bytes=1 << 20):
+    source = FileSource(path, follow=follow, max_line_bytes=max_line_bytes)
+    source.open(offsets or {})
+    return source
+
+
+@given(st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b"")), max_size=30), st.data())
+def test_every_line_once_from_any_line_on(tmp_path_factory, lines, data):
+    path = tmp_path_factory.mktemp("f") / "a.jsonl"
+    ends = data.draw(st.lists(st.sampled_from([b"\n", b"\r\n"]), min_size=len(lines), max_size=len(lines)))
+    pieces = [line + end for line, end in zip(lines, ends, strict=True)]
+    path.write_bytes(b"".join(pieces))
+    skipped = data.draw(st.integers(0, len(lines)))
+    offset = sum(map(len, pieces[:skipped]))
+    source = opened(path, {str(path.resolve()): offset})
+    expected = []
+    for line, piece in zip(lines[skipped:], pieces[skipped:], strict=True):
+        if line:
+            expected.append((str(path.resolve()), offset, line))
+        offset += len(piece)
+    assert drain(source) == expected
+    assert source.finished
+    assert source.positions() == {str(path.resolve()): path.stat().st_size}
+
+
+def test_blocks_do_not_cut_lines(tmp_path):
+    path = tmp_path / "a"
+    lines = [b"%07d" % i * (1 + i % 9) for i in range(3 * BLOCK_BYTES // 35)]
+    path.write_bytes(b"\n".join(lines))  # the last line has no newline
+    source = opened(path)
+    polls = 0
+    found = []
+    while (messages := source.poll(0)) is not None:
+        polls += 1
+        found += [bytes(messages.data[b:e]) for b, e in zip(messages.begin, messages.end, strict=True)]
+    assert found == lines
+    assert polls > 2, "more than one block"
+
+
+def test_a_line_beyond_the_bound_is_cut_and_the_next_one_is_whole(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"short\n" + b"x" * (5 * BLOCK_BYTES) + b"\nnext\n")
+    found = drain(opened(path, max_line_bytes=1000))
+    assert [line for _, _, line in found if len(line) < 10] == [b"short", b"next"]
+    assert [offset for _, offset, _ in found] == [0, 6, 6 + 5 * BLOCK_BYTES + 1]
+    assert 1000 < len(found[1][2]) <= 2 * BLOCK_BYTES
+
+
+def test_a_directory_is_read_in_the_order_of_names_without_dead_letters(tmp_path):
+    for name in ("b", "a", ".hidden", "a.dlq"):
+        (tmp_path / name).write_text(f"{name}\n")
+    (tmp_path / "folder").mkdir()
+    assert [line for _, _, line in drain(opened(tmp_path))] == [b"a", b"b"]
+
+
+def test_following_waits_for_the_end_of_a_line_and_for_new_files(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"1\n2")
+    source = opened(tmp_path, follow=True)
+    assert [line for _, _, line in drain(source)] == [b"1"]
+    assert not source.finished
+    with path.open("ab") as file:
+        file.write(b"2\n")
+    (tmp_path / "b").write_bytes(b"3\n")
+    found = []
+    for _ in range(100):
+        found += [line for _, _, line in drain(source)]
+        if len(found) == 2:
+            break
+        time.sleep(0.02)
+    assert sorted(found) == [b"22", b"3"]
+
+
+def test_the_arrival_watermark_is_now_only_when_all_is_read(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"1\n")
+    source = opened(path, follow=True)
+    before = source.arrival_watermark_s()
+    source.poll(0)
+    assert source.arrival_watermark_s() == before, "the line was returned, the end not yet seen"
+    assert source.poll(0) is None
+    assert source.arrival_watermark_s() > before
+    assert source.lag() == {str(path.resolve()): 0}
+
+
+def test_a_file_that_shrank_is_not_read_on(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"1\n2\n")
+    with pytest.raises(PositionLostError, match="4 of it are learned|has 4 bytes, 9"):
+        opened(path, {str(path.resolve()): 9})
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SettingError, match="--from = .*nowhere"):
+        FileSource(tmp_path / "nowhere", follow=False, max_line_bytes=1)
