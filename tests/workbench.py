@@ -28,13 +28,17 @@ def ctr(*arguments, timeout=120, **options):
 def trainer(directory, *arguments):
     """A `ctr train` process with HTTP endpoints on a free port; start(), stop(), kill()."""
     port = free_port()
-    return Worker("trainer", directory / "trainer", port, ["train", *map(str, arguments), "--listen", f"127.0.0.1:{port}"])
+    return Worker(
+        "trainer", directory / "trainer", port, ["train", *map(str, arguments), "--listen", f"127.0.0.1:{port}"]
+    )
 
 
 def scorer(directory, *arguments):
     """A `ctr serve` process on a free port."""
     port = free_port()
-    return Worker("scorer", directory / "scorer", port, ["serve", *map(str, arguments), "--listen", f"127.0.0.1:{port}"])
+    return Worker(
+        "scorer", directory / "scorer", port, ["serve", *map(str, arguments), "--listen", f"127.0.0.1:{port}"]
+    )
 
 
 def logged(worker):

@@ -11,7 +11,7 @@ import click
 import ctr
 from ctr import log
 from ctr.errors import CtrError
-from workers.lifecycle import ExitCode, exit_code
+from workers.lifecycle import exit_code
 
 _REDIS = "redis://127.0.0.1:6379/0"
 
@@ -45,7 +45,7 @@ listen_option = click.option(
     type=click.Choice(["debug", "info", "warning", "error"]), help="Least severe log line to write.",
 )  # fmt: skip
 def main(log_level: str) -> None:
-    """Online-learned click-through rates.
+    r"""Online-learned click-through rates.
 
     \b
     Exit codes: 0 done, 1 crashed, 2 wrong usage, 3 wrong setting or specification, 4 Redis or Kafka unavailable,
@@ -61,7 +61,7 @@ def main(log_level: str) -> None:
 ))  # fmt: skip
 @click.argument("spec", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @redis_option
-@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Learn from a topic here.")
+@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Learn from a topic.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Kafka topic; all its partitions are read.")
 @click.option("--from", "path", type=click.Path(path_type=Path), help="Learn from a file, or the files of a directory.")
 @click.option("--follow", is_flag=True, help="With --from: wait for more instead of ending at the end.")
@@ -77,9 +77,9 @@ def main(log_level: str) -> None:
               help="Events over which quality is measured, each predicted before it is learned.")  # fmt: skip
 def train(**options: Any) -> None:
     """Learn from events, one by one, and publish the parameters to Redis."""
-    from workers.train import TrainSettings, train as run  # noqa: PLC0415  numba takes a second: only where needed
+    from workers import train as worker  # noqa: PLC0415  numba takes a second: only where needed
 
-    sys.exit(run(TrainSettings(**options)))
+    sys.exit(worker.train(worker.TrainSettings(**options)))
 
 
 @main.command(**_examples("  ctr serve ads --listen 127.0.0.1:8080\n"))
@@ -88,9 +88,9 @@ def train(**options: Any) -> None:
 @listen_option
 def serve(model: str, **options: Any) -> None:
     """Answer scoring requests for MODEL (NAME or NAME@GENERATION) from parameters that are seconds old."""
-    from workers.serve import ServeSettings, serve as run  # noqa: PLC0415  as above
+    from workers import serve as worker  # noqa: PLC0415  as above
 
-    sys.exit(run(ServeSettings(model=model, **options)))
+    sys.exit(worker.serve(worker.ServeSettings(model=model, **options)))
 
 
 @main.command(**_examples("  ctr check ads.toml events.jsonl\n  ctr check ads.toml events.jsonl --events 2\n"))
@@ -109,14 +109,14 @@ def check(spec: Path, sample: Path, events: int) -> None:
     "  ctr simulate --kafka 127.0.0.1:9092 --topic ads --rate 5000\n"
 ))  # fmt: skip
 @click.option("--out", metavar="PATH", help="Write events to a file; - for standard output.")
-@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Send them to a topic here.")
+@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Send to a topic.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Kafka topic; made if it does not exist.")
 @click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that is made.")
 @click.option("--events", type=click.IntRange(min=1), help="How many; endless without it.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second; flat out without it.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Decides the whole market.")
-@click.option("--users", type=int, default=20_000, show_default=True, help="Number of users.")
-@click.option("--ads", type=int, default=400, show_default=True, help="Number of ads alive at a time.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Decides the whole market.")
+@click.option("--users", type=click.IntRange(min=1), default=20_000, show_default=True, help="Number of users.")
+@click.option("--ads", type=click.IntRange(min=1), default=400, show_default=True, help="Number of ads alive at a time.")
 @click.option("--start-time", "start_time_s", type=float, metavar="SECONDS",
               help="Date events from here on (seconds since 1970) instead of now.")  # fmt: skip
 @click.option("--truth", is_flag=True, help="Add each event's true click probability as `p`.")
@@ -132,7 +132,7 @@ def simulate(**options: Any) -> None:
     "  ctr replay avazu.csv --header --kafka 127.0.0.1:9092 --topic avazu --rate 2000\n"
 ))  # fmt: skip
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, required=True, help="Brokers.")
+@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, required=True, help="Where to.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, required=True, help="Made if it does not exist.")
 @click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that is made.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Lines a second; flat out without it.")

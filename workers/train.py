@@ -37,7 +37,7 @@ from workers.sources.kafka import KafkaSource
 _STUCK_S = 60.0
 """A loop that did not turn for so long is not alive."""
 _HEARTBEAT_S = 1.0
-"""An interval shorter than this commits only what moved; at least so often something is committed, if only watermarks."""
+"""A shorter interval commits only what moved; at least so often something is committed, if only watermarks."""
 _GRACE_S = 10.0
 """Budget of a graceful stop."""
 _POLL_S = 0.1

@@ -34,7 +34,7 @@ from ctr.kernels.step import (
     sigmoid,
     step_bias,
 )
-from ctr.kernels.tile import DIAGONAL_DOT, DIAGONAL_STEP, DOT, masks
+from ctr.kernels.tile import DIAGONAL_DOT, DIAGONAL_STEP, DOT, GROUP, masks
 from ctr.kernels.tile import STEP as TILE_STEP
 
 # constants
@@ -52,7 +52,9 @@ BURSTS = -(-LINES // 10)
 BURST = -(-LINES // BURSTS)
 PER_TILE = -(-F * BURSTS // TILES) if TILES else 0
 MASKS = masks(KP)
-dot, diagonal_dot, tile_step, diagonal_step = DOT[KP], DIAGONAL_DOT[KP], TILE_STEP[KP], DIAGONAL_STEP[KP]
+group, dot, diagonal_dot, tile_step, diagonal_step = (
+    visitors[KP] for visitors in (GROUP, DOT, DIAGONAL_DOT, TILE_STEP, DIAGONAL_STEP)
+)
 
 
 @inlined
@@ -63,8 +65,9 @@ def margin(W: Any, stride: int, base: Any, r: Any, hyper: Any) -> Any:
     lin = s0
     for I in range(GROUPS):
         s0, s1, lin = diagonal_dot(W, MASKS, base, I, s0, s1, lin)
+        G = group(base, I)
         for J in range(I + 1, GROUPS):
-            s0, s1 = dot(W, base, I, J, s0, s1)
+            s0, s1 = dot(W, G, base, I, J, s0, s1)
     t = r * hsum(add(s0, s1))
     if hyper[HAS_LINEAR] != ZERO:
         t += hsum(lin)
@@ -142,6 +145,7 @@ def learn(
         bursts = F * BURSTS if i + 1 < end else 0
         for I in range(GROUPS):
             diagonal_step(W, MASKS, base, I, P_, rdl, dl16, eta, more, minute16)
+            G = group(base, I)
             for J in range(I + 1, GROUPS):
                 for _ in range(PER_TILE):
                     if burst < bursts:
@@ -149,7 +153,7 @@ def learn(
                         for line in range(BURST):
                             prefetch(W, ahead + 16 * line)
                         burst += 1
-                tile_step(W, base, I, J, P_, rdl, eta)
+                tile_step(W, G, base, I, J, P_, rdl, eta)
         step_bias(W, BIAS_ROW * stride, P_, dl, minute, hyper)
 
         # after their first event rows get their start values; scratch is zero again

@@ -6,7 +6,8 @@ stands lane by lane against tile (J, I): that is a dot product of 16 pairs of la
 two is the other's gradient. So each cache line is touched once on the way forward and once on the way back.
 
 A visitor exists for each kp: `DOT[kp]` and `STEP[kp]` for a tile off the diagonal, `DIAGONAL_DOT[kp]` and
-`DIAGONAL_STEP[kp]` for one on it, where the heads of the rows are. ``base`` holds where each field's row begins.
+`DIAGONAL_STEP[kp]` for one on it, where the heads of the rows are. ``base`` holds where each field's row begins,
+`GROUP[kp]` reads it for group I.
 """
 
 from __future__ import annotations
@@ -60,12 +61,23 @@ def transpose4(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 @inlined
-def dot4(W: Any, base: Any, I: int, J: int, s0: Any, s1: Any) -> Any:
+def group4(base: Any, I: int) -> Any:
+    """Where the rows of group I begin: read once, not for each tile (stores to W keep LLVM from seeing that)."""
+    return base[4 * I], base[4 * I + 1], base[4 * I + 2], base[4 * I + 3]
+
+
+@inlined
+def group2(base: Any, I: int) -> Any:
+    """As `group4`, for two rows."""
+    return base[2 * I], base[2 * I + 1]
+
+
+@inlined
+def dot4(W: Any, G: Any, base: Any, I: int, J: int, s0: Any, s1: Any) -> Any:
     """Pairs of a field of group I and one of group J, added to two running sums."""
-    i, j = 4 * I, 4 * J
-    o, q = 16 * J, 16 * I
+    j, o, q = 4 * J, 16 * J, 16 * I
     t0, t1, t2, t3 = transpose4(
-        load16(W, base[i] + o), load16(W, base[i + 1] + o), load16(W, base[i + 2] + o), load16(W, base[i + 3] + o)
+        load16(W, G[0] + o), load16(W, G[1] + o), load16(W, G[2] + o), load16(W, G[3] + o)
     )
     s0 = fma(t0, load16(W, base[j] + q), s0)
     s1 = fma(t1, load16(W, base[j + 1] + q), s1)
@@ -75,9 +87,9 @@ def dot4(W: Any, base: Any, I: int, J: int, s0: Any, s1: Any) -> Any:
 
 
 @inlined
-def dot2(W: Any, base: Any, I: int, J: int, s0: Any, s1: Any) -> Any:
+def dot2(W: Any, G: Any, base: Any, I: int, J: int, s0: Any, s1: Any) -> Any:
     """As `dot4`, for two rows of two blocks."""
-    a0, a1 = load16(W, base[2 * I] + 16 * J), load16(W, base[2 * I + 1] + 16 * J)
+    a0, a1 = load16(W, G[0] + 16 * J), load16(W, G[1] + 16 * J)
     s0 = fma(halves_02(a0, a1), load16(W, base[2 * J] + 16 * I), s0)
     s1 = fma(halves_13(a0, a1), load16(W, base[2 * J + 1] + 16 * I), s1)
     return s0, s1
@@ -117,10 +129,10 @@ def step(W: Any, at: Any, P: int, w: Any, partner: Any, rdl: Any, eta: Any) -> N
 
 
 @inlined
-def step4(W: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any) -> None:
+def step4(W: Any, G: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any) -> None:
     """Gradient and step of tiles (I, J) and (J, I), each from the other as it was."""
-    i, j = 4 * I, 4 * J
-    i0, i1, i2, i3 = base[i] + 16 * J, base[i + 1] + 16 * J, base[i + 2] + 16 * J, base[i + 3] + 16 * J
+    j = 4 * J
+    i0, i1, i2, i3 = G[0] + 16 * J, G[1] + 16 * J, G[2] + 16 * J, G[3] + 16 * J
     j0, j1, j2, j3 = base[j] + 16 * I, base[j + 1] + 16 * I, base[j + 2] + 16 * I, base[j + 3] + 16 * I
     a0, a1, a2, a3 = load16(W, i0), load16(W, i1), load16(W, i2), load16(W, i3)
     b0, b1, b2, b3 = load16(W, j0), load16(W, j1), load16(W, j2), load16(W, j3)
@@ -137,9 +149,9 @@ def step4(W: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any) -> None
 
 
 @inlined
-def step2(W: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any) -> None:
+def step2(W: Any, G: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any) -> None:
     """As `step4`, for two rows of two blocks."""
-    i0, i1 = base[2 * I] + 16 * J, base[2 * I + 1] + 16 * J
+    i0, i1 = G[0] + 16 * J, G[1] + 16 * J
     j0, j1 = base[2 * J] + 16 * I, base[2 * J + 1] + 16 * I
     a0, a1, b0, b1 = load16(W, i0), load16(W, i1), load16(W, j0), load16(W, j1)
     step(W, i0, P, a0, halves_02(b0, b1), rdl, eta)
@@ -190,6 +202,7 @@ def diagonal_step2(
     step_own(W, M, 2, 1, i1, P, a1, halves_13(a0, a1), rdl, dl, eta, more, minute)
 
 
+GROUP = {4: group4, 8: group2}
 DOT = {4: dot4, 8: dot2}
 DIAGONAL_DOT = {4: diagonal_dot4, 8: diagonal_dot2}
 STEP = {4: step4, 8: step2}

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -123,7 +124,8 @@ def ask(scorer: Worker, newest: int, requests: Requests, base_rate: float) -> No
 
 def report(trainer: dict[str, float], scorer: dict[str, float], rate: float, truth: Truth, asked: Requests) -> Table:
     """Everything that is shown, live and at the end."""
-    base, oracle = truth.window(int(trainer.get("ctr_events_total", 0)))
+    learned = int(trainer.get("ctr_events_total", 0))
+    base, oracle = truth.window(learned)
     logloss = trainer.get("ctr_logloss", float("nan"))
     closed = (base - logloss) / (base - oracle)
     table = Table(show_header=False, box=None, padding=(0, 2))
@@ -131,15 +133,13 @@ def report(trainer: dict[str, float], scorer: dict[str, float], rate: float, tru
     latency = 1000 * float(np.median(asked.seconds)) if asked.seconds else float("nan")
     wrong = (float(np.mean(list(values))) if values else float("nan") for values in (asked.error, asked.error_of_base))
     for name, value in (
-        ("learned", f"{trainer.get('ctr_events_total', 0):,.0f} events, {rate:,.0f}/s, "
-                    f"{trainer.get('ctr_table_rows', 0):,.0f} features"),
+        ("learned", f"{learned:,} events, {rate:,.0f}/s, {trainer.get('ctr_table_rows', 0):,.0f} features"),
         ("logloss", f"{logloss:.4f} (base rate {base:.4f}, oracle {oracle:.4f}: {closed:.0%} there)"),
-        ("norm. entropy", f"{trainer.get('ctr_normalized_entropy_ratio', float('nan')):.3f} "
-                          f"(base rate 1, oracle {oracle / base:.3f})"),
+        ("norm. entropy", f"{logloss / base:.3f} (base rate 1, oracle {oracle / base:.3f})"),
         ("AUC", f"{trainer.get('ctr_auc_ratio', float('nan')):.3f}"),
         ("freshness", f"served parameters are {scorer.get('ctr_staleness_seconds', float('nan')):.2f} s old"),
         ("requests", f"{asked.sent} of {ROWS} rows each, {asked.failed} failed, median {latency:.1f} ms"),
-        ("served p", "off the truth by {:.4f} on average (the base rate by {:.4f})".format(*wrong)),
+        ("served p", "{:.4f} off the truth on average (the base rate {:.4f})".format(*wrong)),
     ):  # fmt: skip
         table.add_row(name, value)
     return table
@@ -201,7 +201,7 @@ def watch(trainer: Worker, scorer: Worker, truth: Truth, shutdown: Shutdown, con
                 console.print(table)
                 console.print()
             shutdown.wait(0.2)
-    if asked.sent == 0 or asked.failed == asked.sent:
+    if asked.sent in {0, asked.failed}:
         raise CtrError(f"the scorer answered none of {asked.sent} requests; its log is {scorer.log}")
     return table
 
@@ -209,7 +209,7 @@ def watch(trainer: Worker, scorer: Worker, truth: Truth, shutdown: Shutdown, con
 class _Quiet:
     """Stands for a live display where there is no terminal."""
 
-    def __enter__(self) -> _Quiet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -239,7 +239,7 @@ def main() -> int:
         console.print("Stopped.")
         return ExitCode.KILLED
     console.print(table)
-    console.print("\nNext: `make up` starts the same with a real Kafka; the README has a request by curl.")
+    console.print("\nNext: `make up` starts the same with a real Kafka; see the README.")
     return ExitCode.OK
 
 

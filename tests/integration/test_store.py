@@ -17,7 +17,17 @@ from ctr.errors import (
     StoreUnavailableError,
 )
 from ctr.rows import RowBlock, packed_bytes
-from ctr.store import Cut, ShardKeys, ShardReader, ShardWriter, Watermarks, connect, create_model, open_model, read_model
+from ctr.store import (
+    Cut,
+    ShardKeys,
+    ShardReader,
+    ShardWriter,
+    Watermarks,
+    connect,
+    create_model,
+    open_model,
+    read_model,
+)
 
 SPEC = specification.parse('name = "m"\nfields = [{ name = "a" }, { name = "b" }]')
 KEYS = ShardKeys(SPEC.model_id, 0)

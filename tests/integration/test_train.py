@@ -91,7 +91,9 @@ def test_kill_9_at_random_moments_changes_nothing(kafka, redis_url, topic, spec,
         wait_for(lambda: stored(client, "ads@killed")[1] == calm[1], within_s=60)
         worker.stop()
         recovered = [line for line in logged(worker) if line["event"] == "recovered"]
-        assert len({line["rows"] for line in recovered}) >= 3, "the kills fell into the learning, not before or after it"
+        assert len({line["rows"] for line in recovered}) >= 3, (
+            "the kills fell into the learning, not before or after it"
+        )
         killed = stored(client, "ads@killed")
     assert killed[1] == calm[1]
     assert killed[0] == calm[0]
@@ -150,7 +152,15 @@ def test_a_graceful_stop_commits_all_and_says_so(kafka, redis_url, topic, spec, 
     send(kafka, name, market_lines(500), partition=0)
     # an interval that never comes: what is stored, the stop has stored
     worker = trainer(
-        tmp_path, spec(interval_ms=3_600_000), "--kafka", kafka.bootstrap, "--topic", name, "--redis", redis_url, "--create"
+        tmp_path,
+        spec(interval_ms=3_600_000),
+        "--kafka",
+        kafka.bootstrap,
+        "--topic",
+        name,
+        "--redis",
+        redis_url,
+        "--create",
     )
     worker.start()
     wait_for(lambda: metric(worker, "ctr_events_total", result="learned") == 500)
@@ -187,9 +197,7 @@ def test_a_broker_that_goes_away_is_said_and_waited_for(breakable_kafka, redis_u
     name = "broker-away"
     cluster.create_topic(name, 1)
     send(cluster, name, market_lines(300), partition=0)
-    worker = trainer(
-        tmp_path, spec(), "--kafka", cluster.bootstrap, "--topic", name, "--redis", redis_url, "--create"
-    )
+    worker = trainer(tmp_path, spec(), "--kafka", cluster.bootstrap, "--topic", name, "--redis", redis_url, "--create")
     worker.start()
     caught_up(worker, 300)
     breakable_kafka.kill()
@@ -233,7 +241,17 @@ def test_start_takes_a_time(kafka, redis_url, topic, spec, tmp_path):
     moment = time.time()
     send(kafka, name, market_lines(7, seed=2), partition=0)
     worker = trainer(
-        tmp_path, spec(), "--kafka", kafka.bootstrap, "--topic", name, "--redis", redis_url, "--create", "--start", moment
+        tmp_path,
+        spec(),
+        "--kafka",
+        kafka.bootstrap,
+        "--topic",
+        name,
+        "--redis",
+        redis_url,
+        "--create",
+        "--start",
+        moment,
     )
     worker.start()
     caught_up(worker, 7)

@@ -14,7 +14,10 @@ def test_numbers_become_families_with_help_and_labels():
     text = generate_latest(
         metrics.registry(declared, lambda: {"ctr_things": {("a",): 3.0, ("b",): 4.0}, "ctr_level": 0.5})
     ).decode()
-    assert '# HELP ctr_things_total Things by kind.\n# TYPE ctr_things_total counter\nctr_things_total{kind="a"} 3.0' in text
+    assert (
+        '# HELP ctr_things_total Things by kind.\n# TYPE ctr_things_total counter\nctr_things_total{kind="a"} 3.0'
+        in text
+    )
     assert 'ctr_things_total{kind="b"} 4.0' in text
     assert "# TYPE ctr_level gauge\nctr_level 0.5" in text
 

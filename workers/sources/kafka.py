@@ -190,7 +190,7 @@ class KafkaSource:
         return lag
 
     def committed(self, offsets: Mapping[str, int]) -> None:
-        self._copy = {tp: OffsetAndMetadata(offsets[self._name(tp)], "", -1) for tp in self._tps if self._name(tp) in offsets}
+        self._copy = {tp: OffsetAndMetadata(offsets[self._name(tp)], "", -1) for tp in self._tps}
         self._consumer.commit_async(self._copy, callback=lambda _offsets, _reply: None)
 
     def close(self) -> None:

@@ -24,9 +24,7 @@ def test_figures_equal_scikit_learns(events):
     rate = y.mean(dtype=np.float64)
     assert quality.logloss == pytest.approx(log_loss(y, q), rel=1e-12, abs=1e-12)
     assert quality.auc == pytest.approx(roc_auc_score(y, q), abs=1e-12)
-    assert quality.normalized_entropy == pytest.approx(
-        log_loss(y, q) / log_loss(y, np.full(len(y), rate)), rel=1e-9
-    )
+    assert quality.normalized_entropy == pytest.approx(log_loss(y, q) / log_loss(y, np.full(len(y), rate)), rel=1e-9)
     assert quality.calibration == pytest.approx(q.sum() / y.sum())
     assert quality.base_rate == pytest.approx(rate)
 

@@ -30,7 +30,9 @@ def opened(path, offsets=None, *, follow=False, max_line_bytes=1 << 20):
     return source
 
 
-@given(st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b"")), max_size=30), st.data())
+@given(
+    st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b"")), max_size=30), st.data()
+)
 def test_every_line_once_from_any_line_on(tmp_path_factory, lines, data):
     path = tmp_path_factory.mktemp("f") / "a.jsonl"
     ends = data.draw(st.lists(st.sampled_from([b"\n", b"\r\n"]), min_size=len(lines), max_size=len(lines)))
@@ -112,10 +114,10 @@ def test_the_arrival_watermark_is_now_only_when_all_is_read(tmp_path):
 def test_a_file_that_shrank_is_not_read_on(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"1\n2\n")
-    with pytest.raises(PositionLostError, match="4 of it are learned|has 4 bytes, 9"):
+    with pytest.raises(PositionLostError, match="has 4 bytes, 9 of it are learned"):
         opened(path, {str(path.resolve()): 9})
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(SettingError, match="--from = .*nowhere"):
+    with pytest.raises(SettingError, match=r"--from = .*nowhere"):
         FileSource(tmp_path / "nowhere", follow=False, max_line_bytes=1)

@@ -26,10 +26,15 @@ class Failing:
         return "up"
 
 
+def silent(_error, _pause):
+    """Nobody is told."""
+
+
 def test_a_retriable_error_is_tried_again_and_told():
     told = []
     action = Failing(2)
-    assert retry(action, limit_s=30, shutdown=Shutdown(), grace_s=1, failed=lambda e, s: told.append(s)) == "up"
+    failed = lambda _error, pause: told.append(pause)  # noqa: E731  a word shorter than a function
+    assert retry(action, limit_s=30, shutdown=Shutdown(), grace_s=1, failed=failed) == "up"
     assert action.calls == 3
     assert told == [0.1, 0.2], "the pause doubles"
 
@@ -37,24 +42,24 @@ def test_a_retriable_error_is_tried_again_and_told():
 def test_another_error_is_not_tried_again():
     action = Failing(9, errors.FencedError)
     with pytest.raises(errors.FencedError):
-        retry(action, limit_s=30, shutdown=Shutdown(), grace_s=1, failed=lambda e, s: None)
+        retry(action, limit_s=30, shutdown=Shutdown(), grace_s=1, failed=silent)
     assert action.calls == 1
 
 
 def test_the_limit_ends_it():
     began = time.monotonic()
     with pytest.raises(errors.StoreUnavailableError):
-        retry(Failing(10**9), limit_s=0.3, shutdown=Shutdown(), grace_s=1, failed=lambda e, s: None)
+        retry(Failing(10**9), limit_s=0.3, shutdown=Shutdown(), grace_s=1, failed=silent)
     assert time.monotonic() - began < 5
 
 
 def test_a_stop_ends_it_within_the_grace_but_not_before():
     shutdown = Shutdown()
     shutdown.request()
-    assert retry(Failing(1), limit_s=600, shutdown=shutdown, grace_s=2, failed=lambda e, s: None) == "up"
+    assert retry(Failing(1), limit_s=600, shutdown=shutdown, grace_s=2, failed=silent) == "up"
     began = time.monotonic()
     with pytest.raises(errors.StoreUnavailableError):
-        retry(Failing(10**9), limit_s=600, shutdown=shutdown, grace_s=0.3, failed=lambda e, s: None)
+        retry(Failing(10**9), limit_s=600, shutdown=shutdown, grace_s=0.3, failed=silent)
     assert time.monotonic() - began < 5
 
 
@@ -99,7 +104,9 @@ def test_the_second_signal_ends_at_once():
 
 def test_every_error_that_ends_a_worker_has_a_code_of_its_own_kind():
     assert exit_code(errors.SettingError("k", 1, "x")) == ExitCode.SETTING
-    assert exit_code(errors.StoreUnavailableError()) == exit_code(errors.SourceUnavailableError()) == ExitCode.UNAVAILABLE
+    assert (
+        exit_code(errors.StoreUnavailableError()) == exit_code(errors.SourceUnavailableError()) == ExitCode.UNAVAILABLE
+    )
     assert exit_code(errors.ModelMissingError()) == exit_code(errors.ModelMismatchError()) == ExitCode.MODEL
     assert exit_code(errors.FencedError()) == ExitCode.FENCED
     assert exit_code(errors.PositionLostError()) == ExitCode.POSITION

@@ -1,0 +1,216 @@
+"""The predict route over a scorer that is as slow, stale or absent as a test wants."""
+
+import json
+import math
+import threading
+import time
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from prometheus_client import generate_latest
+from test_asgi import ask
+
+from ctr import spec as specification
+from ctr.errors import StoreUnavailableError
+from ctr.events import encode_rows
+from ctr.serving.http import ScorerApp
+
+SPEC = specification.parse('name = "ads"\ngeneration = "2"\nfields = [{name = "user"}, {name = "ad", source = "adId"}]')
+
+
+class StubCache:
+    rows = memory_bytes = due_rows = 0
+    broken = False
+    counts = MappingProxyType({"hits": 0, "misses": 0, "rereads": 0, "breaks": 0})
+
+
+class StubScorer:
+    """Predicts .25 for every row; `lacking` says whether the store must be asked, `fill` how that goes."""
+
+    def __init__(self):
+        self.spec, self.model_id, self.cache, self.error = SPEC, SPEC.model_id, StubCache(), None
+        self.lacking, self.staleness, self.starting = False, 1.25, None
+        self.fill = lambda _batch: True
+
+    def encode(self, rows, path="$.instances"):
+        return encode_rows(SPEC, rows, 0.0, path)
+
+    def missing(self, _batch):
+        return np.zeros(int(self.lacking), np.uint64)
+
+    def score(self, batch):
+        return np.full(len(batch), 0.25, np.float32)
+
+    def staleness_s(self):
+        return self.staleness
+
+    event_lag_s = commit_age_s = staleness_s
+
+    def live(self):
+        return None
+
+    def ready(self):
+        return self.starting
+
+
+@pytest.fixture
+def scorer():
+    return StubScorer()
+
+
+@pytest.fixture
+def app(scorer):
+    made = ScorerApp(scorer, deadline_s=0.05, max_instances=3, max_body_bytes=400)
+    yield made
+    made.close()
+
+
+def predict(app, body, path="/v1/models/ads:predict", **options):
+    return ask(app, path, "POST", body=body if isinstance(body, bytes) else json.dumps(body).encode(), **options)
+
+
+def metric(app, name):
+    lines = generate_latest(app._registry).decode().splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)}
+
+
+def test_predict(app):
+    status, headers, body = predict(app, {"instances": [{"user": 1}, {}]})
+    assert (status, body) == (200, {"predictions": [0.25, 0.25]})
+    assert headers[b"x-ctr-model"] == b"ads@2"
+    assert headers[b"x-ctr-staleness-seconds"] == b"1.250"
+    assert b"x-ctr-stale" not in headers
+
+
+def test_empty_request_and_unknown_keys(app):
+    assert predict(app, {"instances": []})[2] == {"predictions": []}
+    assert predict(app, {"signature_name": "x", "instances": [{"nobody": [1, {}]}]})[0] == 200
+
+
+def test_any_content_type(app):
+    assert predict(app, {"instances": []}, headers=[(b"content-type", b"text/plain")])[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"", "$: Input data was truncated"),
+        (b"[]", "$: expected `object`, got `array`"),
+        (b"{}", "$: object missing required field `instances`"),
+        (b'{"instances": 7}', "$.instances: expected `array`, got `int`"),
+        (b'{"instances": [{}, 7]}', "$.instances[1]: expected `object`, got `int`"),
+        (b'{"instances": [{"user": 1}, {"user": {"id": 1}}]}', "$.instances[1].user: "),
+        (b'{"instances": [{"adId": [1]}]}', "$.instances[0].adId: "),
+        (b'{"instances": [{"user": 1e999}]}', "$.instances[0][...]: number out of range"),
+        (b'{"instances": [{"user": "\xff"}]}', "$: "),
+        (b'{"instances": [{"user": ' + b"[" * 180 + b"]" * 180 + b"}]}", "$.instances[0].user: "),
+        (b'{"instances": [{}, {}, {}, {}]}', "$.instances: 4 rows, at most 3 are allowed"),
+        (b'{"instances": [{}]} tail', "$: "),
+    ],
+)
+def test_malformed_requests_name_the_path(app, body, error):
+    status, _, answer = predict(app, body)
+    assert status == 400
+    assert answer["error"].startswith(error)
+
+
+def test_nesting_deeper_than_the_stack(scorer):
+    app = ScorerApp(scorer)
+    status, _, answer = predict(app, b'{"instances": [{"user": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}")
+    assert (status, answer) == (400, {"error": "$: nested too deeply"})
+    app.close()
+
+
+def test_other_refusals(app):
+    assert predict(app, {"instances": []}, path="/v1/models/users:predict")[0] == 404
+    assert predict(app, {"instances": []}, path="/v1/models/ads@1:predict")[0] == 404
+    assert predict(app, {"instances": []}, path="/v1/models/ads@2:predict")[0] == 200
+    assert ask(app, "/v1/models/ads:predict")[0] == 405
+    assert predict(app, b" " * 401)[0] == 413
+
+
+def test_not_before_it_is_ready(app, scorer):
+    scorer.starting = "starting: kernels are being compiled"
+    status, headers, body = predict(app, {"instances": [{}]})
+    assert (status, headers[b"retry-after"], body) == (503, b"1", {"error": scorer.starting})
+    assert ask(app, "/readyz")[::2] == (503, {"status": "unavailable", "reason": scorer.starting})
+
+
+def test_further_reason_not_to_be_ready(scorer):
+    app = ScorerApp(scorer, ready=lambda: "stopping")
+    assert ask(app, "/readyz")[2]["reason"] == "stopping"
+    assert predict(app, {"instances": [{}]})[0] == 200  # what is under way is still answered
+    app.close()
+
+
+def test_a_known_request_never_leaves_the_thread(app, scorer):
+    scorer.fill = pytest.fail
+    assert predict(app, {"instances": [{"user": 1}]})[0] == 200
+
+
+def test_a_request_never_waits_longer_than_its_deadline(app, scorer):
+    release = threading.Event()
+    scorer.lacking = True
+    scorer.fill = lambda _batch: release.wait(5)
+
+    began = time.perf_counter()
+    threading.Timer(1.0, release.set).start()  # asyncio.run waits for its threads; the answer must not
+    seen = []
+    app._observe = lambda _route, status, seconds: seen.append((status, seconds))
+    assert predict(app, {"instances": [{"user": 1}]})[2] == {"predictions": [0.25]}
+    (answered,) = seen
+    assert answered[0] == 200
+    assert 0.05 <= answered[1] < 0.5
+    assert time.perf_counter() - began < 4
+    assert metric(app, "ctr_score_unanswered_total") == {"ctr_score_unanswered_total": 1.0}
+
+
+def test_answered_in_time_counts_as_answered(app, scorer):
+    scorer.lacking = True
+    predict(app, {"instances": [{"user": 1}]})
+    assert metric(app, "ctr_score_unanswered_total") == {"ctr_score_unanswered_total": 0.0}
+
+
+def test_store_away(app, scorer):
+    """Nobody is asked, everything is answered, and the answer says so."""
+    scorer.error, scorer.lacking, scorer.fill = StoreUnavailableError("gone"), True, pytest.fail
+    status, headers, _ = predict(app, {"instances": [{"user": 1}]})
+    assert (status, headers[b"x-ctr-stale"]) == (200, b"1")
+    assert metric(app, "ctr_score_unanswered_total") == {"ctr_score_unanswered_total": 1.0}
+    assert metric(app, "ctr_store_up") == {"ctr_store_up": 0.0}
+
+
+@pytest.mark.parametrize("staleness", [61.0, math.inf])
+def test_old_rows_are_said_to_be_stale(app, scorer, staleness):
+    scorer.staleness = staleness
+    _, headers, _ = predict(app, {"instances": [{}]})
+    assert headers[b"x-ctr-stale"] == b"1"
+    assert float(headers[b"x-ctr-staleness-seconds"]) == staleness
+
+
+def test_broken_chain_is_said_to_be_stale(app, scorer):
+    scorer.cache.broken = True
+    assert predict(app, {"instances": [{}]})[1][b"x-ctr-stale"] == b"1"
+
+
+def test_description(app):
+    status, _, body = ask(app, "/v1/models/ads")
+    assert status == 200
+    assert body["model_version_status"][0] | {"status": None} == {"version": "2", "state": "AVAILABLE", "status": None}
+    assert [feature["name"] for feature in body["metadata"]["features"]] == ["user", "adId"]
+
+
+def test_metrics(app):
+    predict(app, {"instances": [{}, {}]})
+    predict(app, b"")
+    ask(app, "/nothing")
+    route = 'route="/v1/models/{model}:predict"'
+    assert metric(app, "ctr_score_requests_total") == {
+        f'ctr_score_requests_total{{code="200",{route}}}': 1.0,
+        f'ctr_score_requests_total{{code="400",{route}}}': 1.0,
+        'ctr_score_requests_total{code="404",route="none"}': 1.0,
+    }
+    assert metric(app, "ctr_score_rows_total") == {"ctr_score_rows_total": 2.0}
+    count = f"ctr_score_request_duration_seconds_count{{{route}}}"
+    assert metric(app, "ctr_score_request_duration_seconds_count")[count] == 2.0
