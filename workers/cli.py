@@ -116,7 +116,7 @@ def check(spec: Path, sample: Path, events: int) -> None:
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second; flat out without it.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Decides the whole market.")
 @click.option("--users", type=click.IntRange(min=1), default=20_000, show_default=True, help="Number of users.")
-@click.option("--ads", type=click.IntRange(min=1), default=400, show_default=True, help="Number of ads alive at a time.")
+@click.option("--ads", type=click.IntRange(min=1), default=400, show_default=True, help="Number of ads alive.")
 @click.option("--start-time", "start_time_s", type=float, metavar="SECONDS",
               help="Date events from here on (seconds since 1970) instead of now.")  # fmt: skip
 @click.option("--truth", is_flag=True, help="Add each event's true click probability as `p`.")
@@ -132,7 +132,7 @@ def simulate(**options: Any) -> None:
     "  ctr replay avazu.csv --header --kafka 127.0.0.1:9092 --topic avazu --rate 2000\n"
 ))  # fmt: skip
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, required=True, help="Where to.")
+@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, required=True, help="To.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, required=True, help="Made if it does not exist.")
 @click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that is made.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Lines a second; flat out without it.")

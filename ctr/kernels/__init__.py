@@ -2,6 +2,7 @@
 
 ====================  =======================================================================================
 `layout`              where everything stands in a row, which rows and keys are special, what is counted
+`jit`                 how functions are compiled
 `build`               finds or compiles a kernel module in the disk cache
 `simd`                sixteen floats as one Numba value, and what can be done with it on this processor
 `step`                what all models share: time, life of a row, start values, sigmoid, the optimizer's step

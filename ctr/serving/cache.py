@@ -24,8 +24,6 @@ Keys = NDArray[np.uint64]
 
 CHUNK = 1000
 """Rows read again at a time: how long the lock is held, and how long Redis is kept from others."""
-_BACKLOG = 8
-"""Changes that may wait one by one; more are read as one, so that a row that changed in each is read once."""
 _FILLS = 3
 """Rows that make room for a batch's missing ones may belong to the same batch: then it is filled once more."""
 
@@ -87,6 +85,7 @@ class _Due:
 class _Shard:
     reader: ShardReader
     due: deque[_Due] = field(default_factory=deque)
+    """Changed by the follower alone, without the lock."""
     flights: list[_Flight] = field(default_factory=list)
     watermarks: Watermarks | None = None
     """How far the rows held have come; None until the first look was taken."""
@@ -229,19 +228,20 @@ class RowCache:
             if changes.broken:
                 self._breaks += shard.watermarks is not None
                 shard.broken = True
-                shard.due.clear()
-                keys = np.unique(np.append(self._arrivals.all(), np.uint64(BIAS_KEY)))
-                due = next((part for owner, part in self._by_shard(keys) if owner is shard), keys[:0])
+                keys = self._arrivals.all()
                 self._forget_absences()
             else:
                 held = self._model.lookup(written)
-                due = written[held]
+                keys = written[held]
                 self._model.forget(written[~held])
-            shard.due.append(_Due(due, changes.watermarks, changes.broken))
-            if len(shard.due) > _BACKLOG:
-                keys = np.unique(np.concatenate([waiting.keys for waiting in shard.due]))
-                merged = _Due(keys, changes.watermarks, any(waiting.broken for waiting in shard.due))
-                shard.due = deque([merged])
+        if changes.broken:
+            keys = np.unique(np.append(keys, np.uint64(BIAS_KEY)))
+            keys = next((part for owner, part in self._by_shard(keys) if owner is shard), keys[:0])
+            shard.due.clear()
+        if len(shard.due) > 1:
+            # The first is being read; all later ones are read as one, so that a row that changed in each is read once.
+            keys = np.union1d(shard.due.pop().keys, keys)
+        shard.due.append(_Due(keys, changes.watermarks, changes.broken))
 
     def _read_due(self, shard: _Shard) -> int:
         """Read the next rows that are due, at most `CHUNK`."""

@@ -25,8 +25,8 @@ from ctr.serving.scorer import Scorer
 
 DEADLINE_S = 0.05
 MAX_INSTANCES = 1024
-"""Rows in a request: they are scored in one go, and others wait meanwhile (20 us a row of 39 fields, most of it JSON
-values becoming keys: `make bench`)."""
+"""Rows in a request. They are scored in one go, and others wait meanwhile: 14 us a row of 39 fields, most of it values
+becoming keys (wrk -t1 -c8, 100 rows a request, all known)."""
 STALE_AFTER_S = 60.0
 _FILL_THREADS = 4
 _MAX_FILLS = 256

@@ -186,6 +186,7 @@ class Scorer:
             failures = 0
             pause = 0.0
             while not self._stop.wait(pause):
+                began = time.monotonic()
                 read = self._follow_once()
                 if read is None:
                     failures += 1
@@ -193,7 +194,7 @@ class Scorer:
                     continue
                 failures = 0
                 self._ready.set()
-                pause = read / self._reread_rows_per_s
+                pause = max(0.0, read / self._reread_rows_per_s - (time.monotonic() - began))
                 if not self.cache.due_rows:
                     pause = max(pause, self._poll_s * random.uniform(0.8, 1.0))  # many scorers, one Redis
         except Exception:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 from naive import Event, Naive, unpack_rows
 
 from ctr import Scorer
@@ -111,7 +110,7 @@ def make(url):
     messages = Messages(
         b"".join(lines), begin, end, np.zeros(400, np.int32), np.arange(400), np.full(400, 1.8e9)
     )  # fmt: skip
-    with redis.Redis.from_url(url) as client:
+    with connect(url) as client:
         client.flushdb()
         stored = create_model(client, spec)
         model = Model(spec)

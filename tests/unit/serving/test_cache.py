@@ -271,16 +271,17 @@ def test_failed_fetch_leaves_no_trace(cache, reader):
 
 
 def test_changes_that_pile_up_are_read_as_one(cache, reader, trainer, monkeypatch):
-    answer(cache, KNOWN)
+    other = {"user": 2, "ad": 1}
+    answer(cache, KNOWN, other)
     monkeypatch.setattr(cache_module, "CHUNK", 0)  # nothing is read: every change waits
-    for _ in range(20):
-        reader.changes.append(reader.change(trainer.learn(KNOWN), at_s=5.0))
+    for turn in range(20):
+        reader.changes.append(reader.change(trainer.learn(KNOWN if turn < 10 else other), at_s=5.0))
         cache.follow()
-    assert cache.due_rows <= 3 * 9
+    assert cache.due_rows == 3 + 4  # the change being read, and all later ones as one: two users, the ad, the bias
     monkeypatch.setattr(cache_module, "CHUNK", 1000)
     while cache.due_rows:
         cache.follow()
-    assert cache.predict(batch_of(KNOWN)) == trainer.predict(KNOWN)
+    np.testing.assert_array_equal(cache.predict(batch_of(KNOWN, other)), trainer.predict(KNOWN, other))
     assert cache.watermarks.arrival_s == 5.0
 
 
