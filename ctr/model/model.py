@@ -178,6 +178,8 @@ class Model:
         keys, values, fields = _plain(batch.keys, _U64), _plain(batch.values, _F32), _plain(batch.fields, _U8)
         start, times_s = _plain(batch.start, _I64), _plain(batch.times_s, _F64)
         labels, weights = _plain(batch.labels, _F32), _plain(batch.weights, _F32)
+        if len(keys) != n * table.n_fields if batch.dense else len(fields) and fields.max() >= table.n_fields:
+            raise ValueError(f"the batch is not of this model's {table.n_fields} fields")  # kernels do not look
         kernel = self._dense if batch.dense else self._pooled
         shape = table.stride, table.P, table.n_fields, table.kp, table.k
 

@@ -315,6 +315,14 @@ def test_a_cache_knows_held_absent_and_missing_keys():
     np.testing.assert_array_equal(cache.lookup(block.keys).sum(), min(len(block), 61))
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_batch_of_other_fields_is_refused(dense):
+    """It would write outside of rows."""
+    wide = to_batch([Event([(100, F, 1.0)])], F + 1, dense=dense)
+    with pytest.raises(ValueError, match="6 fields"):
+        Model(make_spec()).learn_many(wide)
+
+
 def test_empty_batches():
     model = Model(make_spec())
     empty = to_batch([], F, dense=True)
