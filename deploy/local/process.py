@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import http.client
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -94,11 +95,22 @@ class Identity:
         return True
 
 
+_handed_out: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback interface that nobody has at this moment; each is given once.
+
+    It lies below the range from which the system takes ports for outgoing connections (Linux: 32768 on): one of those
+    would be taken again, by any client, before the server that it is meant for has started.
+    """
+    while True:
+        port = random.randrange(16_384, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            if port not in _handed_out:
+                probe.bind((HOST, port))
+                _handed_out.add(port)
+                return port
 
 
 def listening(port: int) -> bool:

@@ -134,7 +134,10 @@ def test_an_interrupted_up_ends_what_it_started(environment, own_kafka, number):
     up = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until = time.monotonic() + 60
     while not (record.exists() and record.read_text()):  # Kafka runs now, and needs 2 s more before it answers
-        assert time.monotonic() < until
+        assert up.poll() is None, up.communicate()
+        if time.monotonic() > until:
+            up.kill()
+            pytest.fail(f"no broker within 60 s: {up.communicate()}")
         time.sleep(0.02)
     broker = Identity.of(json.loads(record.read_text())["pid"])
     assert broker.alive()
