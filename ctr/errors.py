@@ -65,6 +65,10 @@ class ModelMismatchError(CtrError):
     """The stored model was made by another specification, or in a format this version cannot read."""
 
 
+class SnapshotError(CtrError):
+    """A snapshot file that is damaged, none at all, or of a newer version."""
+
+
 class ShardLostError(CtrError):
     """The model's specification is there but a shard's meta is not: data was lost, and learning on would hide it."""
 

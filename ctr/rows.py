@@ -1,17 +1,32 @@
 """Packed rows: what a model hands to the store and takes back from it.
 
-Packed row, format 1, little-endian, ``4 + 8 F kp`` bytes for F fields and kp = 4 ceil(k / 4) padded coordinates:
+Packed row, format 1, little-endian, ``4 + 8 size`` bytes:
 
 ====================  =======================================================================================
 bytes                 meaning
 ====================  =======================================================================================
-1, uint8              field of the feature, h below is ``kp * field``
+1, uint8              field of the feature, 0 in a row of the model itself
 1 + 2                 reserved, zero
-4 F kp, float32       w: coordinate d of the latent factor for partner field g at ``g kp + d`` (0 for d >= k);
-                      in the block of the row's own field ``w[h]`` the linear weight, ``w[h + 1]`` the count of
-                      learned events, ``w[h + 2]`` the minute of the last one since 2020-01-01T00:00Z, ``w[h + 3]`` 0
-4 F kp, float32       n: AdaGrad's accumulators in the same places; 1 where no weight is learned
+4 size, float32       w
+4 size, float32       n: the optimizer's sums of squared gradients in the same places; 1 where no weight is learned
 ====================  =======================================================================================
+
+Four lanes of w from `h` on are the head: ``w[h]`` the linear weight, ``w[h + 1]`` the count of learned events,
+``w[h + 2]`` the minute of the last one since 2020-01-01T00:00Z, ``w[h + 3]`` FTRL's z of the linear weight where it has
+l1, else 0. With F fields and kp = 4 ceil(k / 4) padded coordinates (0 for d >= k):
+
+===============  ==========  =========  =======================================================================
+model            size        h          latent factors
+===============  ==========  =========  =======================================================================
+lr               4           0          none
+fm, fwfm, fefm   4 + kp      0          coordinate d at 4 + d
+ffm              F kp        kp field   coordinate d for partner field g at g kp + d; g = field is the head's block
+ffm, libffm      4 + F kp    0          coordinate d for partner field g at 4 + g kp + d
+===============  ==========  =========  =======================================================================
+
+The row of key 1 holds the bias as its linear weight. fwfm's and fefm's pair weights stand in rows of the keys from 16
+on, kp in each behind the head, the last one padded with zeros: weights s_fg in the order (0, 1), (0, 2), .. (1, 2), ..
+and for fefm in the place of each one the upper triangle of S_fg by rows, k (k + 1) / 2 of them.
 """
 
 from __future__ import annotations
@@ -20,6 +35,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ctr.spec import Spec
 
 ROW_FORMAT = 1
 HEADER_BYTES = 4
@@ -47,6 +64,44 @@ def padded_k(k: int) -> int:
     return 4 * ((k + 3) // 4)
 
 
-def packed_bytes(n_fields: int, k: int) -> int:
-    """Size of a packed row of format 1."""
-    return HEADER_BYTES + 8 * n_fields * padded_k(k)
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """Where things stand in the rows of a model.
+
+    Attributes
+    ----------
+    kp : int
+        `padded_k`.
+    size : int
+        Weights of a row; its packed form has `packed_bytes`.
+    head_step : int
+        The head of a row of field f is at ``head_step * f``.
+    pair_weights : int
+        How many the model has as a whole, in `pair_rows` rows.
+    """
+
+    kp: int
+    size: int
+    head_step: int
+    pair_weights: int
+
+    @classmethod
+    def of(cls, spec: Spec) -> RowShape:
+        """Rows of the model that a specification describes."""
+        F, k, kind = len(spec.fields), spec.model.k, spec.model.type
+        kp, pairs = padded_k(k), F * (F - 1) // 2
+        if kind == "ffm":
+            return cls(kp, 4 + F * kp, 0, 0) if spec.model.libffm else cls(kp, F * kp, kp, 0)
+        if kind == "lr":
+            return cls(kp, 4, 0, 0)
+        return cls(kp, 4 + kp, 0, {"fm": 0, "fwfm": pairs, "fefm": pairs * k * (k + 1) // 2}[kind])
+
+    @property
+    def packed_bytes(self) -> int:
+        """Size of a packed row of format 1."""
+        return HEADER_BYTES + 8 * self.size
+
+    @property
+    def pair_rows(self) -> int:
+        """Rows that hold the pair weights."""
+        return -(-self.pair_weights // self.kp)

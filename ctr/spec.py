@@ -25,6 +25,9 @@ AVAZU_COLUMNS = (
     *(f"C{i}" for i in range(14, 22)),
 )  # fmt: skip
 
+LABEL_BOUND = 1e6
+"""No label may be further from 0."""
+
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
@@ -35,13 +38,15 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     A categorical value is hashed as it is. With ``transform = "log"`` a number x becomes the bin
     ``sign(x) floor(bins_per_e ln(1 + |x|))``. ``missing = "feature"`` makes the absence of a value a feature of its
     own; ``"skip"`` lets it contribute nothing. In a `multi` field each element is a feature of value 1, 1/m or
-    1/sqrt(m) for m elements (``scale = "none" | "mean" | "sqrt"``).
+    1/sqrt(m) for m elements (``scale = "none" | "mean" | "sqrt"``). A `real` field is one feature, always the same,
+    and its value is the number x itself; 0 and a missing number contribute nothing.
     """
 
     name: Text
     source: Text | None = None
     """Key or column of the event; `name` where it is not given."""
     multi: bool = False
+    real: bool = False
     scale: Literal["none", "mean", "sqrt"] = "none"
     missing: Literal["skip", "feature"] = "skip"
     transform: Literal["log"] | None = None
@@ -56,7 +61,7 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a message or a line holds: its format, and where label, time, id and weight stand."""
 
-    format: Literal["json", "delimited", "criteo", "avazu"] = "json"
+    format: Literal["json", "delimited", "criteo", "avazu", "libffm"] = "json"
     columns: tuple[Text, ...] = ()
     """For ``delimited``: the names of the columns, in order. A first line that repeats them is a header."""
     delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
@@ -76,31 +81,64 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What learns. See `ctr.kernels` for the formulas."""
 
-    type: Literal["ffm"] = "ffm"
+    type: Literal["lr", "fm", "ffm", "fwfm", "fefm"] = "ffm"
     k: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
+    """Latent factors; fefm takes at most 8, lr none."""
     bias: bool = True
     linear: bool = True
     base_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
-    """Share of positive labels to expect: the bias starts at its log-odds."""
-    loss: Literal["logistic"] = "logistic"
+    """Share of positive labels to expect: with the logistic loss the bias starts at its log-odds."""
+    base_label: Annotated[float, msgspec.Meta(ge=-LABEL_BOUND, le=LABEL_BOUND)] = 0.0
+    """Mean label to expect: with squared loss the bias starts there."""
+    loss: Literal["logistic", "squared"] = "logistic"
+    label_min: Annotated[float, msgspec.Meta(ge=-LABEL_BOUND, le=LABEL_BOUND)] | None = None
+    label_max: Annotated[float, msgspec.Meta(ge=-LABEL_BOUND, le=LABEL_BOUND)] | None = None
+    """Squared loss: a label outside is refused, a prediction is clipped. Without them labels lie within +-1e6."""
     start: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
     """Latent factors start uniformly in +-start, as a hash of (seed, key, coordinate)."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 1
     normalize: bool = False
     """Multiply the pair sum by 1 / sum x^2 of the event."""
+    same_field_pairs: bool = False
+    """fm only: features of one field pair, too."""
+    libffm: bool = False
+    """ffm only: libffm's model exactly. The key is the feature alone, each entry names its field."""
     max_rows: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 1 << 20
-    """Hard bound on features held; a new one beyond it counts as unknown."""
+    """Hard bound on features held; those seen longest ago make room for new ones."""
+
+    @property
+    def label_range(self) -> tuple[float, float]:
+        """Labels that can be learned from."""
+        if self.loss == "logistic":
+            return 0.0, 1.0
+        low, high = self.label_min, self.label_max
+        return (-LABEL_BOUND if low is None else low), (LABEL_BOUND if high is None else high)
 
 
 class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """AdaGrad: n += g^2, w -= step g / sqrt(n), n from `n0`."""
+    """n += g^2, w -= g / (c0 + c1 sqrt n): all of sgd, AdaGrad and FTRL-Proximal. See `ctr.kernels.step`."""
 
-    type: Literal["adagrad"] = "adagrad"
+    type: Literal["sgd", "adagrad", "ftrl"] = "adagrad"
     step: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.02
-    """Step of the latent factors."""
+    """Step of the latent factors and of pair weights; FTRL's alpha."""
     linear_step: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.05
-    """Step of the bias and the linear weights."""
+    """Step of the bias and the linear weights; FTRL's alpha for them."""
     n0: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 0.1
+    """AdaGrad only: start of n."""
+    half_life_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """AdaGrad: time in which what n has beyond n0 halves; 0 is never."""
+    beta: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
+    """FTRL only."""
+    l2: Annotated[float, msgspec.Meta(ge=0, le=1e3)] = 0.0
+    linear_l2: Annotated[float, msgspec.Meta(ge=0, le=1e3)] = 0.0
+    """Neither bias nor pair weights have any."""
+    l1: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """FTRL, linear weights only."""
+
+
+LIBFFM_MODEL: dict[str, Any] = {"bias": False, "linear": False, "normalize": True, "start": 1.0}
+LIBFFM_OPTIMIZER: dict[str, Any] = {"step": 0.2, "n0": 1.0, "l2": 2e-5}
+"""Defaults with ``model.libffm``: those of libffm's own command line. A start of 1 is U(0, 1) / sqrt k."""
 
 
 class Lifetime(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -108,6 +146,8 @@ class Lifetime(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     ttl_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """0: for ever. A row last seen longer ago starts anew when it is touched, and a scorer counts it as unknown."""
+    admission: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    """Probability with which a feature that has no row gets one at an event. Until then it counts as unknown."""
 
 
 class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -137,7 +177,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     @property
     def dense(self) -> bool:
         """Whether every event has at most one feature a field, of value 1: the fast layout of a `Batch`."""
-        return not any(field.multi for field in self.fields)
+        return not any(field.multi or field.real for field in self.fields)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -157,7 +197,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 MUTABLE = frozenset({
-    "optimizer.step", "optimizer.linear_step", "lifetime.ttl_s", "commit.interval_ms",
+    "optimizer.step", "optimizer.linear_step", "lifetime.ttl_s", "lifetime.admission", "commit.interval_ms",
     "event.max_skew_s", "event.max_bytes", "event.max_weight",
 })  # fmt: skip
 """Keys that may change under a living model. Any other change makes a new generation."""
@@ -221,13 +261,21 @@ def read(path: Path) -> Spec:
 
 
 def from_builtins(raw: Any) -> Spec:
-    """Check what TOML or the store gave."""
+    """Check what TOML or the store gave. With ``model.libffm`` what is not there is as libffm has it."""
     try:
-        spec = msgspec.convert(raw, Spec)
+        spec = msgspec.convert(_with_libffm_defaults(raw), Spec)
     except msgspec.ValidationError as error:
         raise _explained(str(error), raw) from None
     _check(spec)
     return spec
+
+
+def _with_libffm_defaults(raw: Any) -> Any:
+    if not (isinstance(raw, dict) and isinstance(raw.get("model"), dict) and raw["model"].get("libffm") is True):
+        return raw
+    given = raw.get("optimizer", {})
+    optimizer = {**LIBFFM_OPTIMIZER, **given} if isinstance(given, dict) else given
+    return {**raw, "model": {**LIBFFM_MODEL, **raw["model"]}, "optimizer": optimizer}
 
 
 def encode(spec: Spec) -> dict[str, Any]:
@@ -299,6 +347,13 @@ def _check(spec: Spec) -> None:
             raise SettingError(f"fields[{index}].scale", field.scale, "only a field with multi = true has a scale")
         if field.multi and field.missing == "feature":
             raise SettingError(f"fields[{index}].missing", field.missing, "an empty multi field is always skipped")
+        if field.real:
+            for key, given in (("multi", field.multi), ("transform", field.transform)):
+                if given:
+                    raise SettingError(f"fields[{index}].{key}", given, "a field with real = true is its number itself")
+            if field.missing == "feature":
+                raise SettingError(f"fields[{index}].missing", field.missing, "a missing number is always skipped")
+    _check_model(spec)
     event = spec.event
     if event.format == "delimited" and not event.columns:
         raise SettingError("event.columns", event.columns, 'format = "delimited" needs the names of its columns')
@@ -306,12 +361,22 @@ def _check(spec: Spec) -> None:
         raise SettingError("event.columns", event.columns, "each column needs a name of its own")
     if event.format != "delimited" and event.columns:
         raise SettingError("event.columns", event.columns, 'only format = "delimited" takes columns')
-    if event.format in ("json", "criteo", "avazu") and event.delimiter != ",":
+    if event.format != "delimited" and event.delimiter != ",":
         raise SettingError("event.delimiter", event.delimiter, 'only format = "delimited" takes a delimiter')
     if event.delimiter in '"\r\n':
         raise SettingError("event.delimiter", event.delimiter, "any character but a quote or a line break")
     if event.time_format not in ("s", "ms", "us", "rfc3339") and "%" not in event.time_format:
         raise SettingError("event.time_format", event.time_format, "one of s, ms, us, rfc3339, or a strptime pattern")
+    if event.format == "libffm":
+        for key, column in (("time", event.time), ("id", event.id), ("weight", event.weight)):
+            if column is not None:
+                raise SettingError(f"event.{key}", column, 'a line of format = "libffm" has none')
+        for index, field in enumerate(spec.fields):
+            if not re.fullmatch("0|[1-9][0-9]*", field.column):
+                raise SettingError(f"fields[{index}].source", field.column, "the number of one of libffm's fields")
+            for key, given in (("real", field.real), ("transform", field.transform)):
+                if given:
+                    raise SettingError(f"fields[{index}].{key}", given, 'not for format = "libffm": it gives values')
     if spec.columns:
         wanted = [("event.label", event.label), ("event.time", event.time), ("event.id", event.id),
                   ("event.weight", event.weight)]  # fmt: skip
@@ -321,3 +386,48 @@ def _check(spec: Spec) -> None:
                 raise SettingError(key, column, f"not among the columns: {', '.join(spec.columns)}")
         if any(field.multi for field in spec.fields):
             raise SettingError("fields.multi", True, "a delimited format holds one value a field")
+
+
+def _check_model(spec: Spec) -> None:
+    """Which settings of ``[model]`` and ``[optimizer]`` go together: what would do nothing is refused."""
+    model, optimizer = spec.model, spec.optimizer
+    squared, latent = model.loss == "squared", model.type != "lr"
+    low, high = model.label_min, model.label_max
+
+    def only(key: str, allowed: bool, where: str) -> None:
+        table, _, name = key.partition(".")
+        holder = getattr(spec, table)
+        default = next(field.default for field in msgspec.structs.fields(holder) if field.name == name)
+        if not allowed and (value := getattr(holder, name)) != default:
+            raise SettingError(key, value, where)
+
+    only("model.linear", latent, 'type = "lr" is its linear part')
+    only("model.normalize", latent, 'type = "lr" has no pair sum')
+    only("optimizer.l2", latent, 'type = "lr" has no latent factors: linear_l2')
+    only("optimizer.linear_l2", model.linear, "only with linear = true")
+    only("optimizer.l1", model.linear, "only with linear = true")
+    only("model.same_field_pairs", model.type == "fm", 'only type = "fm" pairs features of one field')
+    only("model.libffm", model.type == "ffm", 'only for type = "ffm"')
+    only("model.base_rate", not squared, 'only loss = "logistic" has a base rate: base_label')
+    for key in ("base_label", "label_min", "label_max"):
+        only(f"model.{key}", squared, 'only for loss = "squared"')
+    for key in ("n0", "half_life_s"):
+        only(f"optimizer.{key}", optimizer.type == "adagrad", 'only for type = "adagrad"')
+    for key in ("beta", "l1"):
+        only(f"optimizer.{key}", optimizer.type == "ftrl", 'only for type = "ftrl"')
+    if model.type == "fefm" and model.k > 8:
+        raise SettingError("model.k", model.k, 'at most 8 for type = "fefm", which has k (k + 1) / 2 weights a pair')
+    if low is not None and high is not None and not low < high:
+        raise SettingError("model.label_max", high, f"more than label_min = {low:g}")
+    if model.libffm:
+        for index, field in enumerate(spec.fields):
+            for name, value, nothing in (("real", field.real, False), ("missing", field.missing, "skip")):
+                if value != nothing:  # both are the empty text, which would be one feature of all fields
+                    raise SettingError(f"fields[{index}].{name}", value, f"{nothing!r} with libffm = true")
+        for key, given in (("bias", model.bias), ("linear", model.linear)):
+            if given:
+                raise SettingError(f"model.{key}", given, "false with libffm = true: libffm has none")
+        if squared:
+            raise SettingError("model.loss", model.loss, 'only "logistic" with libffm = true')
+        if optimizer.type != "adagrad" or optimizer.half_life_s:
+            raise SettingError("optimizer.type", optimizer.type, 'only "adagrad", without decay, with libffm = true')

@@ -58,10 +58,72 @@ def ffm_gradient(x, f, dl, v, r=1.0):
     return dl, dl * x, gv
 
 
+def interaction(kind, vi, vj, fi, fj, s):
+    """What a pair of features adds to the logit, for v[i] of shape (1, k), or (F, k) for ffm.
+
+    FwFM (Pan et al. 2018) has a number s[f, g] for each pair of fields, FEFM (Pande 2020) a symmetric matrix.
+    """
+    if kind == "ffm":
+        return vi[fj] @ vj[fi]
+    if kind == "fefm":
+        return vi[0] @ s[fi, fj] @ vj[0]
+    return {"lr": 0.0, "fm": 1.0, "fwfm": s[fi, fj] if kind == "fwfm" else 0.0}[kind] * (vi @ vj.T).sum()
+
+
+def pair_sum(kind, x, f, v, s, same_field=False):
+    """Sum over all pairs of features of different fields (`same_field`: of all pairs)."""
+    return sum((
+        x[i] * x[j] * interaction(kind, v[i], v[j], f[i], f[j], s)
+        for i in range(len(x)) for j in range(i + 1, len(x)) if same_field or f[i] != f[j]
+    ), 0.0)  # fmt: skip
+
+
+def pair_gradient(kind, x, f, v, s, same_field=False):
+    """Derivatives of `pair_sum` by v and by s, (s[f, g] and s[g, f], f < g, are one weight: it stands at [f, g])."""
+    gv, gs = np.zeros_like(v), np.zeros_like(s)
+    for i in range(len(x)):
+        for j in range(i + 1, len(x)):
+            fi, fj, xx = f[i], f[j], x[i] * x[j]
+            if (fi == fj and not same_field) or kind == "lr":
+                continue
+            if kind == "ffm":
+                gv[i, fj] += xx * v[j, fi]
+                gv[j, fi] += xx * v[i, fj]
+                continue
+            m = s[fi, fj] if kind == "fefm" else np.eye(v.shape[2]) * (s[fi, fj] if kind == "fwfm" else 1.0)
+            gv[i, 0] += xx * (m @ v[j, 0])
+            gv[j, 0] += xx * (m @ v[i, 0])
+            at = min(fi, fj), max(fi, fj)
+            if kind == "fwfm":
+                gs[at] += xx * (v[i, 0] @ v[j, 0])
+            elif kind == "fefm":  # an entry off the diagonal is one weight in two places
+                both = np.outer(v[i, 0], v[j, 0])
+                gs[at] += xx * (both + both.T - np.diag(np.diag(both)))
+    return gv, gs
+
+
 def adagrad(w, n, g, step):
     """AdaGrad (Duchi et al. 2011): every weight has its own step size, from the squares of its gradients so far."""
     n = n + g**2
     return w - step * g / np.sqrt(n), n
+
+
+def one_step(w, n, g, c0, c1):
+    """Every optimizer. sgd: c0 = 1 / eta, c1 = 0; AdaGrad: 0, 1 / eta; FTRL: beta / alpha + l2, 1 / alpha."""
+    n = n + g**2
+    return w - np.where(g == 0, 0.0, g) / np.where(g == 0, 1.0, c0 + c1 * np.sqrt(n)), n
+
+
+def ftrl_proximal(w, n, z, g, alpha, beta, l1, l2):
+    """FTRL-Proximal (McMahan et al. 2013, algorithm 1), one coordinate."""
+    sigma = (math.sqrt(n + g * g) - math.sqrt(n)) / alpha
+    z, n = z + g - sigma * w, n + g * g
+    return ftrl_weight(z, n, alpha, beta, l1, l2), n, z
+
+
+def ftrl_weight(z, n, alpha, beta, l1, l2):
+    """The weight that z stands for."""
+    return 0.0 if abs(z) <= l1 else -(z - math.copysign(l1, z)) / ((beta + math.sqrt(n)) / alpha + l2)
 
 
 # ---- The online learner ---------------------------------------------------------------------------------------------
@@ -92,7 +154,10 @@ def minute_of(time_s):
 
 @dataclass
 class Row:
-    """What one feature owns. `v`, `nv` are (F, k); the entries for its own field are not used."""
+    """What one feature owns. `v`, `nv` are (F, k) for ffm, where the entries for its own field are not used.
+
+    Else they are (1, k), for lr (0, k).
+    """
 
     field: int
     v: np.ndarray
@@ -101,6 +166,7 @@ class Row:
     nw: float = 0.0
     count: float = 0.0
     seen: float = 0.0
+    z: float = 0.0
 
 
 @dataclass
@@ -124,96 +190,192 @@ class Step:
     absolute: float = 0.0
     gw: dict = field(default_factory=dict)
     gv: dict = field(default_factory=dict)
+    gs: np.ndarray | None = None
 
 
 class Naive:
-    """FFM, AdaGrad, logistic loss, over a dict of rows. `spec` is a `ctr.spec.Spec`."""
+    """Every model, optimizer and loss over a dict of rows. `spec` is a `ctr.spec.Spec`.
+
+    `s`, `ns` are the pair weights, (F, F) for fwfm, (F, F, k, k) for fefm (symmetric in all ways), else empty.
+    """
 
     def __init__(self, spec):
-        self.spec, self.F, self.k = spec, len(spec.fields), spec.model.k
-        rate = spec.model.base_rate
+        self.spec, self.F, self.k, self.kind = spec, len(spec.fields), spec.model.k, spec.model.type
+        model, opt = spec.model, spec.optimizer
+        self.adagrad, self.ftrl = opt.type == "adagrad", opt.type == "ftrl"
+        self.n0 = float(np.float32(opt.n0)) if self.adagrad else 0.0
+        self.blocks = {"lr": 0, "ffm": self.F}.get(self.kind, 1)
+        F, k = self.F, self.k
+        self.s = {"fwfm": np.ones((F, F)), "fefm": np.broadcast_to(np.eye(k), (F, F, k, k)).copy()}.get(
+            self.kind, np.zeros((F, F)))  # fmt: skip
+        self.ns = np.full_like(self.s, self.n0)
         self.rows = {}
         self.bias = self.blank(0)
-        self.bias.w = float(np.float32(math.log(rate / (1 - rate)))) if spec.model.bias else 0.0
+        start = math.log(model.base_rate / (1 - model.base_rate)) if model.loss == "logistic" else model.base_label
+        self.bias.w = float(np.float32(start)) if model.bias else 0.0
         self.bias.seen = float(-(2**24))
 
     def blank(self, f):
-        n0 = float(np.float32(self.spec.optimizer.n0))
-        return Row(f, np.zeros((self.F, self.k)), np.full((self.F, self.k), n0), nw=n0)
+        shape = (self.blocks, self.k)
+        return Row(f, np.zeros(shape), np.full(shape, self.n0), nw=self.n0)
 
     def live(self, key, minute):
         row, ttl = self.rows.get(key), self.spec.lifetime.ttl_s
         return row if row and row.count and (not ttl or (minute - row.seen) * 60 <= ttl) else None
 
     def score(self, event):
-        """Arrays for `ffm_logit`; a feature without a living row counts as zero, but in r it counts."""
+        """x, f, b, w, v, r; a feature without a living row counts as zero, but in r it counts."""
         minute = minute_of(event.time_s)
         x = np.array([float(value) for _, _, value in event.features])
         f = [f for _, f, _ in event.features]
         rows = [self.live(key, minute) or self.blank(f) for key, f, _ in event.features]
         w = np.array([row.w if self.spec.model.linear else 0.0 for row in rows])
-        v = np.array([row.v for row in rows]).reshape(-1, self.F, self.k)
+        v = np.array([row.v for row in rows]).reshape(len(rows), self.blocks, self.k)
         r = 1.0 / np.sum(x**2) if self.spec.model.normalize and len(x) else 1.0
         return x, f, (self.bias.w if self.spec.model.bias else 0.0), w, v, r
 
+    def sum_up(self, x, f, b, w, v, r, s):
+        return float(b + np.dot(w, x) + r * pair_sum(self.kind, x, f, v, s, self.spec.model.same_field_pairs))
+
     def logit(self, event):
-        return float(np.clip(ffm_logit(*self.score(event)), -LOGIT_MAX, LOGIT_MAX))
+        limit = LOGIT_MAX if self.spec.model.loss == "logistic" else 1e6
+        return min(max(self.sum_up(*self.score(event), self.s), -limit), limit)
+
+    def predicted(self, t):
+        if self.spec.model.loss == "logistic":
+            return 1.0 / (1.0 + math.exp(-t))
+        return min(max(t, self.spec.model.label_range[0]), self.spec.model.label_range[1])
+
+    def c0_c1(self, step, l2):
+        """Constants of the one step; l2 only where it is FTRL's."""
+        c0 = 0.0 if self.adagrad else self.spec.optimizer.beta / step + l2 if self.ftrl else 1 / step
+        return c0, (0.0 if self.spec.optimizer.type == "sgd" else 1 / step)
+
+    def decayed(self, n, seen, minute):
+        half_life_s = self.spec.optimizer.half_life_s
+        if not half_life_s or minute <= seen:
+            return n
+        return self.n0 + (n - self.n0) * 2 ** (-(minute - seen) * 60 / half_life_s)
 
     def learn(self, event):
-        """Probability before the update, and the update (none if the event's weight is 0)."""
+        """Prediction before the update, and the update (none if the event's weight is 0)."""
         x, f, b, w, v, r = self.score(event)
+        model, opt, same = self.spec.model, self.spec.optimizer, self.spec.model.same_field_pairs
         t = self.logit(event)
-        p = 1.0 / (1.0 + math.exp(-t))
-        absolute = ffm_logit(abs(x), f, abs(b), abs(w), abs(v), r)
+        p = self.predicted(t)
+        absolute = self.sum_up(abs(x), f, abs(b), abs(w), abs(v), r, abs(self.s))
         if event.c == 0:
             return Step(p, t, 0.0, r, absolute)
-        dl, gw, gv = ffm_gradient(x, f, event.c * (p - event.y), v, r)
-        step, linear_step = (float(np.float32(s)) for s in (self.spec.optimizer.step, self.spec.optimizer.linear_step))
+        dl = event.c * ((p if model.loss == "logistic" else t) - event.y)
+        gw = dl * x
+        gv, gs = (dl * r * g for g in pair_gradient(self.kind, x, f, v, self.s, same))
+        latent, linear = self.c0_c1(opt.step, opt.l2), self.c0_c1(opt.linear_step, opt.linear_l2)
         minute = minute_of(event.time_s)
-        done = Step(p, t, dl, r, absolute, {1: dl})
+        done = Step(p, t, dl, r, absolute, {1: dl}, gs=gs)
         for i, (key, fi, _) in enumerate(event.features):
             new = self.live(key, minute) is None
             if new:
                 self.rows[key] = self.blank(fi)
                 self.rows[key].seen = minute
             row = self.rows[key]
-            row.v, row.nv = adagrad(row.v, row.nv, gv[i], step)
-            if self.spec.model.linear:
-                row.w, row.nw = adagrad(row.w, row.nw, gw[i], linear_step)
+            row.nv, row.nw = self.decayed(row.nv, row.seen, minute), self.decayed(row.nw, row.seen, minute)
+            if not self.ftrl:  # L2 goes into the gradient, where there is a partner
+                gv[i] += opt.l2 * row.v * self.has_partner(i, f)[:, None]
+                gw[i] += opt.linear_l2 * row.w
+            row.v, row.nv = one_step(row.v, row.nv, gv[i], *latent)
+            if model.linear and opt.l1:
+                row.w, row.nw, row.z = ftrl_proximal(
+                    row.w, row.nw, row.z, gw[i], opt.linear_step, opt.beta, opt.l1, opt.linear_l2
+                )
+            elif model.linear:
+                row.w, row.nw = (float(a) for a in one_step(row.w, row.nw, gw[i], *linear))
             row.count, row.seen = row.count + 1, max(row.seen, minute)
             if new:
-                scale, seed = self.spec.model.start, self.spec.model.seed
-                for g in range(self.F):
+                for g in range(self.blocks):
                     for d in range(self.k):
-                        if g != fi:
-                            row.v[g, d] += start_value(seed, key, g * self.k + d, scale)
+                        if self.kind != "ffm" or g != fi:
+                            row.v[g, d] += start_value(model.seed, key, g * self.k + d, model.start)
             done.gw[key], done.gv[key] = gw[i], gv[i]
-        if self.spec.model.bias:
-            self.bias.w, self.bias.nw = adagrad(self.bias.w, self.bias.nw, dl, linear_step)
+        self.ns = self.decayed(self.ns, self.bias.seen, minute)
+        self.s, self.ns = one_step(self.s, self.ns, both_ways(gs), *self.c0_c1(opt.step, 0.0))
+        if model.bias:
+            self.bias.nw = self.decayed(self.bias.nw, self.bias.seen, minute)
+            self.bias.w, self.bias.nw = one_step(self.bias.w, self.bias.nw, dl, *self.c0_c1(opt.linear_step, 0.0))
         self.bias.count, self.bias.seen = self.bias.count + 1, max(self.bias.seen, minute)
         return done
 
+    def has_partner(self, i, f):
+        """(blocks,) whether the event has anything that feature i's latent factors meet."""
+        if self.kind == "ffm":
+            return np.array([g in f and g != f[i] for g in range(self.F)], bool)
+        others = len(f) > 1 if self.spec.model.same_field_pairs else len(set(f)) > 1
+        return np.full(self.blocks, others)
 
-def unpack_rows(block, n_fields, k):
-    """Packed rows (format 1, see `ctr.rows`) -> {key: Row}, read byte by byte as the format says."""
+
+def both_ways(gs):
+    """A gradient that stands at [f, g], f < g, at [g, f], too."""
+    return gs + gs.swapaxes(0, 1)
+
+
+def read_row(data, size):
+    """A packed row (format 1, see `ctr.rows`) byte by byte as the format says: field, w, n."""
+    raw = data.tobytes()
+    assert raw[1:4] == b"\0\0\0"
+    assert len(raw) == 4 + 8 * size
+    return raw[0], *(np.frombuffer(raw, "<f4", size, at).astype(float) for at in (4, 4 + 4 * size))
+
+
+def unpack_rows(block, n_fields, k, kind="ffm"):
+    """Packed rows of features and bias -> {key: Row}."""
     kp, rows = -(-k // 4) * 4, {}
-    size = 4 * n_fields * kp
     for key, data in zip(block.keys.tolist(), block.data, strict=True):
-        raw = data.tobytes()
-        f = raw[0]
-        assert raw[1:4] == b"\0\0\0"
-        assert len(raw) == 4 + 2 * size
-        w, n = (np.frombuffer(raw, "<f4", n_fields * kp, at).astype(float) for at in (4, 4 + size))
-        w, n = w.reshape(n_fields, kp), n.reshape(n_fields, kp)
-        others = np.arange(n_fields) != f
+        if 16 <= key < 65536:
+            continue
+        f, w, n = read_row(data, {"lr": 4, "ffm": n_fields * kp}.get(kind, 4 + kp))
+        h = kp * f if kind == "ffm" else 0
+        head, n_head = w[h : h + 4], n[h : h + 4]
+        assert (n_head[1:] == 1).all()
+        if kind == "ffm":
+            others = np.arange(n_fields) != f
+            w, n = w.reshape(n_fields, kp), n.reshape(n_fields, kp)
+            assert not w[f, 4:].any()
+            assert (n[f, 1:] == 1).all()
+        else:
+            w, n = (a[4:].reshape(-1, kp) for a in (w, n))
+            others = np.ones(len(w), bool)
         assert not w[others, k:].any()
-        assert not w[f, 3:].any()
         assert (n[others, k:] == 1).all()
-        assert (n[f, 1:] == 1).all()
         v, nv = w[:, :k].copy(), n[:, :k].copy()
-        v[f], nv[f] = 0, 1
-        rows[key] = Row(f, v, nv, w[f, 0], n[f, 0], w[f, 1], w[f, 2])
+        v[~others], nv[~others] = 0, 1
+        rows[key] = Row(f, v, nv, head[0], n_head[0], head[1], head[2], head[3])
     return rows
+
+
+def unpack_pairs(block, n_fields, k, kind):
+    """Rows of pair weights -> s, n of `Naive`: keys 16, 17, ..., kp weights behind each head."""
+    kp, F = -(-k // 4) * 4, n_fields
+    shape = (F, F) if kind != "fefm" else (F, F, k, k)
+    s, ns = np.zeros(shape), np.ones(shape)
+    if kind not in ("fwfm", "fefm") or F < 2:
+        return s, ns
+    own = sorted((key, data) for key, data in zip(block.keys.tolist(), map(bytes, block.data), strict=True)
+                 if 16 <= key < 65536)  # fmt: skip
+    parts = [read_row(np.frombuffer(data, np.uint8), 4 + kp) for _, data in own]
+    weights, state = (np.concatenate([part[at][4:] for part in parts]) for at in (1, 2))
+    at = 0
+    for f in range(F):
+        for g in range(f + 1, F):
+            for a in range(k if kind == "fefm" else 1):
+                for b in range(a, k if kind == "fefm" else 1):
+                    for x, y in ((f, g), (g, f)):
+                        for i, j in ((a, b), (b, a)):
+                            where = (x, y, i, j) if kind == "fefm" else (x, y)
+                            s[where], ns[where] = weights[at], state[at]
+                    at += 1
+    assert [key for key, _ in own] == list(range(16, 16 + -(-at // kp)))
+    assert not weights[at:].any()
+    assert (state[at:] == 1).all()
+    return s, ns
 
 
 def to_batch(events, n_fields, *, dense):

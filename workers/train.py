@@ -20,6 +20,7 @@ from ctr import log, metrics
 from ctr import spec as specification
 from ctr.errors import CtrError, ServerWentBackError, SettingError, SourceUnavailableError
 from ctr.events import encode_rows, open_reader
+from ctr.events.hashing import partition_salts
 from ctr.events.messages import Messages
 from ctr.model import Model
 from ctr.quality import Window
@@ -126,10 +127,8 @@ def _open_source(settings: TrainSettings, spec: Spec) -> tuple[Source, DeadLette
 
 def warm_up(spec: Spec) -> None:
     """Compile every kernel that learning takes, on a model that is thrown away."""
-    model = Model(spec, max_rows=1024)
-    batch = encode_rows(spec, [{}], times_s=0.0)
-    model.learn_many(batch)
-    model.load(model.take_dirty())
+    encode_rows(spec, [{}], times_s=0.0)
+    Model(spec, max_rows=1024).warm_up()
 
 
 class Trainer:
@@ -159,6 +158,7 @@ class Trainer:
         self._window = Window(window)
         self._log = log.get(worker="trainer", model=spec.model_id)
         self._interval_s = spec.commit.interval_ms / 1000
+        self._salts = partition_salts(())
         self._event_s = 0.0
         self._committed: dict[str, int] = {}
         self._commit_due = 0.0
@@ -190,6 +190,7 @@ class Trainer:
         self._patiently(self._load)
         self._event_s = meta.watermarks.event_s
         self._patiently(lambda: self._source.open(meta.offsets))
+        self._salts = partition_salts(())
         self._committed = {}
         self._log.info(
             "recovered", version=str(meta.version), rows=self._model.rows, partitions=len(self._source.partitions)
@@ -229,7 +230,9 @@ class Trainer:
         began = time.perf_counter()
         batch, refusals = self._reader.read(messages)
         read = time.perf_counter()
-        p = self._model.learn_many(batch)
+        if len(self._salts) < len(self._source.partitions):
+            self._salts = partition_salts(self._source.partitions)
+        p = self._model.learn_many(batch, salts=self._salts)
         judged = np.isfinite(p)
         self._window.add(p[judged], batch.labels[judged])
         if len(batch):
@@ -255,6 +258,7 @@ class Trainer:
             rows=self._model.take_dirty(),
             offsets=self._source.positions(),
             watermarks=Watermarks(self._event_s, self._source.arrival_watermark_s()),
+            gone=self._model.take_gone(),
         )
         try:
             self._patiently(lambda: self._writer.commit(cut), deadline)
@@ -266,7 +270,7 @@ class Trainer:
         self._committed = dict(cut.offsets)
         self._source.committed(cut.offsets)
         self._last_commit_s = time.time()
-        self._counts.update(commits=1, commit_rows=len(cut.rows))
+        self._counts.update(commits=1, commit_rows=len(cut.rows), commit_gone=len(cut.gone))
         now = time.monotonic()
         self._commit_due, self._heartbeat_due = now + self._interval_s, now + max(self._interval_s, _HEARTBEAT_S)
         self._stages["commit"] += time.perf_counter() - began
@@ -334,10 +338,14 @@ class Trainer:
             "ctr_commits": float(counts["commits"]),
             "ctr_commit_retries": float(counts["retries"]),
             "ctr_commit_rows": float(counts["commit_rows"]),
+            "ctr_commit_gone": float(counts["commit_gone"]),
             "ctr_commit_last_seconds": self._last_commit_s,
             "ctr_store_up": float(self._store_up),
             "ctr_table_rows": float(self._model.rows),
             "ctr_table_bytes": float(self._model.memory_bytes),
+            "ctr_table_created": float(rows.rows_created),
+            "ctr_table_evicted": float(rows.rows_evicted),
+            "ctr_table_expired": float(rows.rows_expired),
             "ctr_table_refused": float(rows.rows_refused),
             "ctr_dirty_rows": float(self._model.dirty_rows),
             "ctr_window_events": float(quality.events),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, get_args
 
-from ctr.events import delimited, jsonlines
+from ctr.events import delimited, jsonlines, libffm
 from ctr.events.batch import MISSING, Batch
 from ctr.events.encoder import RowEncoder
 from ctr.events.hashing import BIAS, RESERVED_KEYS, feature_key
@@ -39,6 +39,8 @@ def open_reader(spec: Spec) -> Reader:
     """
     if spec.event.format == "json":
         return Reader(spec, jsonlines.parse, prefix="$.")
+    if spec.event.format == "libffm":
+        return Reader(spec, libffm.parser(spec))
     return Reader(spec, delimited.parser(spec), is_header=delimited.header_test(spec), is_blank=delimited.is_blank)
 
 

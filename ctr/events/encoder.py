@@ -15,12 +15,14 @@ from xxhash import xxh64_intdigest
 
 from ctr.errors import EventError
 from ctr.events.batch import MISSING, Batch
-from ctr.events.envelope import Envelope, Record, lookup
+from ctr.events.envelope import Envelope, Record, label_range, lookup
 from ctr.events.hashing import RESERVED_KEYS, SHIFT, canonical, field_seed, hash_text
-from ctr.events.transforms import log_bin
+from ctr.events.transforms import log_bin, number
 from ctr.spec import Field, Spec
 
 _NOT_A_CHARACTER = "half of a surrogate pair is no character"
+REAL_MAX = 1e9
+"""Larger numbers are no value of a real field: kernels promise finite rows up to it."""
 
 
 class Encoder:
@@ -38,13 +40,14 @@ class Encoder:
                 hash_text("", seed) if field.missing == "feature" else int(MISSING),
             )
             for field in spec.fields
-            if not field.multi
-            for seed in (field_seed(field.name),)
+            if not (field.multi or field.real)
+            for seed in (field_seed("" if spec.model.libffm else field.name),)
         ]  # fmt: skip
-        self._seeds = [field_seed(field.name) for field in spec.fields]
+        # In libffm's model a feature is the same in every field.
+        self._seeds = [field_seed("" if spec.model.libffm else field.name) for field in spec.fields]
 
     def keys(self, record: Record) -> list[int]:
-        """One key for each single-valued field, `MISSING` where it has none: a row of a dense batch."""
+        """One key for each single-valued field but real ones, `MISSING` where it has none: a row of a dense batch."""
         keys = []
         get = record.get
         column = ""
@@ -72,15 +75,24 @@ class Encoder:
     def entries(self, record: Record) -> tuple[list[int], list[float], list[int]]:
         """Keys, values and field indices of all features, by field: equal keys of a field merged, none missing.
 
-        An element of a multi-valued field has the value 1, 1/m or 1/sqrt(m), where m counts the field's elements
-        without nulls and empty texts, before equal ones are merged by adding their values. A single-valued field that
-        cannot be read is refused before a multi-valued one.
+        Where a multi-valued field holds an object, its features are the keys and their values the numbers; m counts
+        them. Otherwise an element of a multi-valued field has the value 1, 1/m or 1/sqrt(m), where m counts the field's
+        elements without nulls and empty texts, before equal ones are merged by adding their values. A real field's
+        feature has the key of the empty text and the number as its value; 0 is none. A single-valued categorical field
+        that cannot be read is refused before any other.
         """
         keys: list[int] = []
         values: list[float] = []
         fields: list[int] = []
         singles, no_feature = iter(self.keys(record)), int(MISSING)
         for index, field in enumerate(self.spec.fields):
+            if field.real:
+                x = real_value(field, record)
+                if x:
+                    keys.append(hash_text("", self._seeds[index]))
+                    values.append(x)
+                    fields.append(index)
+                continue
             if not field.multi:
                 key = next(singles)
                 if key != no_feature:
@@ -88,11 +100,16 @@ class Encoder:
                     values.append(1.0)
                     fields.append(index)
                 continue
-            counts: dict[int, int] = {}
-            for text in texts(field, record):
+            counts: dict[int, float] = {}
+            weighted = weighted_values(field, record)
+            for text in texts(field, record) if weighted is None else ():
                 key = hash_text(text, self._seeds[index])
                 counts[key] = counts.get(key, 0) + 1
-            m = sum(counts.values())
+            if weighted is not None:
+                for text, x in weighted.items():
+                    if x and text:
+                        counts[hash_text(text, self._seeds[index])] = x
+            m = len(counts) if weighted is not None else sum(counts.values())
             scale = 1.0 if field.scale == "none" else m if field.scale == "mean" else math.sqrt(m)
             keys += counts
             values += [count / scale for count in counts.values()]
@@ -100,14 +117,76 @@ class Encoder:
         return keys, values, fields
 
 
+def weighted_values(field: Field, record: Record) -> Mapping[str, float] | None:
+    """Features and values of a multi-valued field that holds an object of numbers; None where it holds something else.
+
+    Raises
+    ------
+    EventError
+        Reason "type" for what is no number, "value" for one beyond +-`REAL_MAX`, "encoding" for half a surrogate pair.
+    """
+    given = lookup(record, field.column)
+    if not given or not isinstance(given, Mapping):
+        return None
+    out = {}
+    for feature, value in given.items():
+        path = f"{field.column}.{feature}"
+        try:
+            text = canonical(feature)
+            text.encode()
+        except UnicodeEncodeError:
+            raise EventError("encoding", field.column, _NOT_A_CHARACTER) from None
+        except EventError as error:
+            raise EventError(error.reason, field.column, error.message) from None
+        out[text] = finite_value(value, path)
+    return out
+
+
+def real_value(field: Field, record: Record) -> float | None:
+    """Value of a real field; None where it is missing.
+
+    Raises
+    ------
+    EventError
+        Reason "type" for what is no number, "value" for one beyond +-`REAL_MAX`; the field's column as path.
+    """
+    given = lookup(record, field.column)
+    if given is None or given == "":
+        return None
+    return finite_value(given, field.column)
+
+
+def finite_value(given: Any, path: str) -> float:
+    """Value of a feature: a number, or a text that spells one, within +-`REAL_MAX`.
+
+    Raises
+    ------
+    EventError
+        Reason "type" or "value", with `path`.
+    """
+    try:
+        x = number(given)
+    except EventError as error:
+        raise EventError(error.reason, path, error.message) from None
+    if abs(x) > REAL_MAX:
+        raise EventError("value", path, f"expected a number within +-{REAL_MAX:g}, got {x:g}")
+    return x
+
+
 def texts(field: Field, record: Record) -> list[str]:
     """Canonical texts of a field's features, before equal ones are merged; none where it is missing.
+
+    A real field's is the empty text.
 
     Raises
     ------
     EventError
         As `Encoder`.
     """
+    if field.real:
+        return [""] if real_value(field, record) else []
+    if (weighted := weighted_values(field, record) if field.multi else None) is not None:
+        return [text for text, x in weighted.items() if x and text]
     given = lookup(record, field.column)
     several = field.multi and isinstance(given, (list, tuple))
     out, path = [], field.column
@@ -200,7 +279,7 @@ class RowEncoder:
     """Turns the rows of a scoring request into a `Batch`; made once a specification."""
 
     def __init__(self, spec: Spec) -> None:
-        self._encoder, self._envelope = Encoder(spec), Envelope(spec.event)
+        self._encoder, self._envelope = Encoder(spec), Envelope(spec.event, label_range(spec))
 
     def encode(self, rows: Sequence[Mapping[str, Any]], times_s: float, path: str) -> Batch:
         """See `ctr.events.encode_rows`."""

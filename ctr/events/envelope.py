@@ -12,7 +12,7 @@ import msgspec
 
 from ctr.errors import EventError
 from ctr.events.transforms import number
-from ctr.spec import Event
+from ctr.spec import Event, Spec
 
 Record = Mapping[str, Any]
 """A parsed event: column or key -> text, number, boolean, None, list, or (one level) another such mapping."""
@@ -41,8 +41,19 @@ def lookup(record: Record, column: str) -> Any:
     return inside.get(inner)
 
 
+def label_range(spec: Spec) -> tuple[float, float] | None:
+    """Labels that squared loss takes; None for the logistic one, whose labels are classes."""
+    return spec.model.label_range if spec.model.loss == "squared" else None
+
+
 class Envelope:
     """Reads label, weight and time as a specification's ``[event]`` declares them.
+
+    Parameters
+    ----------
+    event : Event
+    labels : (float, float), optional
+        Labels are numbers from the first to the second; without it 0, 1, true or false.
 
     Examples
     --------
@@ -50,12 +61,12 @@ class Envelope:
     (1.0, 1.0, 1714564800.0)
     """
 
-    def __init__(self, event: Event) -> None:
-        self._event = event
+    def __init__(self, event: Event, labels: tuple[float, float] | None = None) -> None:
+        self._event, self._labels = event, labels
         self._seconds = _clock(event.time_format)
 
     def read(self, record: Record, arrival_s: float) -> tuple[float, float, float]:
-        """Label (0 or 1), weight (1 where none is declared) and time in seconds since 1970.
+        """Label, weight (1 where none is declared) and time in seconds since 1970.
 
         Raises
         ------
@@ -68,13 +79,27 @@ class Envelope:
         given = record.get(event.label)
         if given is None:
             given = _value(record, event.label, "label")
-        try:
-            label = _LABELS[given]
-        except (KeyError, TypeError):
-            raise EventError("label", event.label, f"expected 0, 1, true or false, got {reprlib.repr(given)}") from None
+        if self._labels is not None:
+            label = self._number(given, *self._labels)
+        else:
+            try:
+                label = _LABELS[given]
+            except (KeyError, TypeError):
+                wanted = "0, 1, true or false"
+                raise EventError("label", event.label, f"expected {wanted}, got {reprlib.repr(given)}") from None
         weight = 1.0 if event.weight is None else self._weight(record, event.weight)
         time_s = arrival_s if event.time is None else self._time(record, event.time, arrival_s)
         return label, weight, time_s
+
+    def _number(self, given: Any, low: float, high: float) -> float:
+        """Label of squared loss."""
+        try:
+            label = number(given)
+        except EventError as error:
+            raise EventError("label", self._event.label, error.message) from None
+        if not low <= label <= high:
+            raise EventError("label", self._event.label, f"expected {low:g} to {high:g}, got {label:g}")
+        return label
 
     def _weight(self, record: Record, column: str) -> float:
         given = _value(record, column, "weight")

@@ -14,22 +14,24 @@ The canonical text says which values are the same feature:
 * null, "", and a key that is not there: missing, in every format. A field with ``missing = "feature"`` gives it the
   empty text; otherwise it is no feature at all.
 
-Keys 0 to 15 are reserved (0 no feature, 1 the bias, the rest for what later models own as a whole). A value that
-hashes to one of them gets ``SHIFT`` added. tests/vectors.json holds all this in examples, for other languages.
+Keys 0 to 65535 are reserved (0 no feature, 1 the bias, from 16 on pair weights; see `ctr.rows`). A value that hashes to
+one of them gets ``SHIFT`` added. tests/vectors.json holds all this in examples, for other languages.
 """
 
 from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from xxhash import xxh64_intdigest
 
 from ctr.errors import EventError
 
-RESERVED_KEYS = 16
+RESERVED_KEYS = 65536
 """Keys below this one belong to the model itself; no value hashes to them."""
 BIAS = np.uint64(1)
 """Key of the row that holds the bias."""
@@ -40,6 +42,17 @@ SHIFT = 0x9E3779B97F4A7C15
 def field_seed(name: str) -> int:
     """Seed of all keys of a field."""
     return xxh64_intdigest(name.encode(), 0)
+
+
+def partition_salts(names: Iterable[str]) -> NDArray[np.uint64]:
+    """One salt a partition, of its name alone: with an offset it says where an event stands, in every run alike.
+
+    Returns
+    -------
+    (partitions,) uint64
+        ``Batch.partitions`` are indices into it.
+    """
+    return np.array([xxh64_intdigest(name.encode(), 0) for name in names], np.uint64)
 
 
 def hash_text(text: str, seed: int) -> int:
@@ -137,7 +150,7 @@ def feature_key(field_name: str, value: Any) -> int:
     Returns
     -------
     int
-        16 <= key < 2**64.
+        65536 <= key < 2**64.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from typing import cast
 from ctr.errors import EventError
 from ctr.events.batch import Batch
 from ctr.events.encoder import BatchBuilder, Encoder
-from ctr.events.envelope import Envelope, Record
+from ctr.events.envelope import Envelope, Record, label_range
 from ctr.events.messages import Messages, Reason, Refusal
 from ctr.spec import Spec
 
@@ -45,7 +45,7 @@ class Reader:
         self.spec = spec
         self.parse = parse
         self.encoder = Encoder(spec)
-        self._envelope = Envelope(spec.event)
+        self._envelope = Envelope(spec.event, label_range(spec))
         self._prefix, self._is_header, self._is_blank = prefix, is_header, is_blank
 
     def read(self, messages: Messages) -> tuple[Batch, list[Refusal]]:

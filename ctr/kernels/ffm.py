@@ -1,6 +1,7 @@
 """ffm for one-hot events and k <= 8: all pairs of fields, a tile of rows at a time. See `tile` and `step`.
 
-Same arguments as `pooled`, whose twin it is; F and KP are compile-time constants (`build`).
+Same arguments as `pooled`, whose twin it is; F, KP and OPT (`tile.ADAGRAD`, ...) are compile-time constants (`build`).
+There is neither l1 nor, inside the gradient, l2.
 """
 
 # ruff: noqa: ARG001  all kernels take the same arguments
@@ -13,13 +14,20 @@ import numpy as np
 from ctr.kernels.jit import inlined, kernel
 from ctr.kernels.layout import (
     BIAS_ROW,
+    C0,
+    C1,
     COUNT,
     EXPIRED,
+    HALF_LIFE_MIN,
     HAS_BIAS,
     HAS_LINEAR,
     LEARNED,
+    LINEAR_C0,
+    LINEAR_C1,
     LINEAR_STEP,
+    REFUSED_EVENTS,
     SCRATCH_ROWS,
+    SEEN,
     STEP,
     row_floats,
 )
@@ -28,18 +36,21 @@ from ctr.kernels.step import (
     ZERO,
     add_start,
     clamp_logit,
+    decay,
+    derivative,
     give_birth,
     is_live,
     minute_of,
-    sigmoid,
+    prediction,
     step_bias,
 )
-from ctr.kernels.tile import DIAGONAL_DOT, DIAGONAL_STEP, DOT, GROUP, masks
+from ctr.kernels.tile import DIAGONAL_DOT, DIAGONAL_STEP, DOT, FTRL, GROUP, masks
 from ctr.kernels.tile import STEP as TILE_STEP
 
 # constants
 F = 39
 KP = 4
+OPT = 0
 # end of constants
 
 P_ = row_floats(F, KP)
@@ -73,7 +84,7 @@ def margin(W: Any, stride: int, base: Any, r: Any, hyper: Any) -> Any:
         t += hsum(lin)
     if hyper[HAS_BIAS] != ZERO:
         t += W[BIAS_ROW * stride]
-    return clamp_logit(t)
+    return clamp_logit(t, hyper)
 
 
 @kernel
@@ -95,7 +106,7 @@ def predict(
                 for line in range(GROUPS):
                     prefetch(W, ahead + 16 * line)
         t = margin(W, stride, base, r[i - begin], hyper)
-        out[i] = np.float32(sigmoid(t)) if probabilities else t
+        out[i] = np.float32(prediction(t, hyper)) if probabilities else t
 
 
 @kernel
@@ -105,7 +116,12 @@ def learn(
     row_key: Any, counters: Any, A: Any, here: Any, out: Any,
 ) -> None:  # fmt: skip
     """Learn events ``begin:end`` in order; ``out`` gets each one's probability before its own update."""
-    eta, more = set16(hyper[STEP]), set16(hyper[LINEAR_STEP] - hyper[STEP])
+    if OPT == FTRL:
+        rate = OPT, set16(hyper[C0]), set16(hyper[C1])
+        more = set16(hyper[LINEAR_C0] - hyper[C0]), set16(hyper[LINEAR_C1] - hyper[C1])
+    else:
+        rate = OPT, set16(hyper[STEP]), set16(ZERO)
+        more = set16(hyper[LINEAR_STEP] - hyper[STEP]), set16(ZERO)
     scratch = W.size - SCRATCH_ROWS * stride
     base = np.empty(SLOTS, np.int64)
     for f in range(SLOTS):
@@ -128,23 +144,31 @@ def learn(
                 else:
                     if W[base[f] + f * KP + COUNT] != ZERO:
                         counters[EXPIRED] += 1
-                    give_birth(W, base[f], P_, F, KP, k, f, minute, hyper)
+                    give_birth(W, base[f], P_, 0, F, f, KP, k, minute, hyper)
                     born[n_born] = f
                     n_born += 1
 
         # score
-        p = sigmoid(margin(W, stride, base, r[i - begin], hyper))
-        out[i] = np.float32(p)
+        t = margin(W, stride, base, r[i - begin], hyper)
+        out[i] = np.float32(prediction(t, hyper))
         if ci == ZERO:
             continue
-        dl = np.float32(np.float64(ci) * (p - np.float64(labels[i])))
+        if np.isnan(t):
+            counters[REFUSED_EVENTS] += 1
+            W[BIAS_ROW * stride + SEEN] = max(W[BIAS_ROW * stride + SEEN], minute)  # `resolve` has counted it
+            continue
+        dl = derivative(t, labels[i], ci, hyper)
+        if hyper[HALF_LIFE_MIN] > ZERO:
+            for f in range(F):
+                if base[f] < scratch:
+                    decay(W, base[f], P_, 0, F, f, KP, k, minute, hyper)
 
         # gradient and step, and the next event's rows on their way to L2
         rdl, dl16, minute16 = set16(dl * r[i - begin]), set16(dl * hyper[HAS_LINEAR]), set16(minute)
         burst = 0
         bursts = F * BURSTS if i + 1 < end else 0
         for I in range(GROUPS):
-            diagonal_step(W, MASKS, base, I, P_, rdl, dl16, eta, more, minute16)
+            diagonal_step(W, MASKS, base, I, P_, rdl, dl16, rate, more, minute16)
             G = group(base, I)
             for J in range(I + 1, GROUPS):
                 for _ in range(PER_TILE):
@@ -153,13 +177,13 @@ def learn(
                         for line in range(BURST):
                             prefetch(W, ahead + 16 * line)
                         burst += 1
-                tile_step(W, G, base, I, J, P_, rdl, eta)
+                tile_step(W, G, base, I, J, P_, rdl, rate)
         step_bias(W, BIAS_ROW * stride, P_, dl, minute, hyper)
 
         # after their first event rows get their start values; scratch is zero again
         for j in range(n_born):
             f = born[j]
-            add_start(W, base[f], F, KP, k, f, row_key[rows[at + f]], seed, hyper)
+            add_start(W, base[f], 0, F, f, KP, k, row_key[rows[at + f]], seed, hyper)
         for j in range(n_absent):
             for line in range(GROUPS):
                 store16(W, base[absent[j]] + 16 * line, set16(ZERO))

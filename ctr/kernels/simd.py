@@ -2,7 +2,7 @@
 
 LLVM does not vectorise the loops of a factorization machine by itself (aliasing, sums, square roots); with a vector as
 a first-class value we say what we mean. Nothing is contracted or reordered: a kernel gives the same bits wherever it is
-inlined. `ISA` is chosen once: ``avx512``, ``avx2`` (two halves), or ``portable`` (no x86 intrinsic at all).
+inlined. `ISA` is chosen at start: ``avx512``, ``avx2`` (two halves), or ``portable`` (no x86 intrinsic at all).
 """
 
 # ruff: noqa: ARG001  Numba's code generators have fixed signatures
@@ -18,8 +18,17 @@ from numba.extending import intrinsic, models, register_model
 
 LANES = 16
 _features = llvm.get_host_cpu_features()
-FMA = bool(_features.get("fma")) or llvm.get_process_triple().startswith("aarch64")
-ISA = "avx512" if _features.get("avx512f") else "avx2" if _features.get("avx2") and FMA else "portable"
+_aarch64 = llvm.get_process_triple().startswith("aarch64")
+FMA = bool(_features.get("fma")) or _aarch64
+ISA = BEST_ISA = "avx512" if _features.get("avx512f") else "avx2" if _features.get("avx2") and FMA else "portable"
+ISAS = ("portable", "avx2", "avx512")
+"""In ascending order: a processor that has one has all before it."""
+
+
+def use(isa: str) -> None:
+    """Generate code for `isa` from here on; see `build.use`."""
+    global FMA, ISA  # the code generators below read them when a kernel is compiled
+    ISA, FMA = isa, isa != "portable" or _aarch64
 
 f32, i8, i16, i32, i64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
@@ -122,14 +131,19 @@ def _binary(operation: str, doc: str) -> Callable[..., Any]:
 add, sub, mul = _binary("fadd", "x + y"), _binary("fsub", "x - y"), _binary("fmul", "x y")
 
 
-@_intrinsic
-def maximum(typing: Any, x: Any, y: Any) -> Any:
-    """Lane by lane, y where x is NaN."""
+def _choice(comparison: str, doc: str) -> Callable[..., Any]:
+    def typer(typing: Any, x: Any, y: Any) -> Any:
+        def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            return b.select(b.fcmp_ordered(comparison, args[0], args[1]), args[0], args[1])
 
-    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        return b.select(b.fcmp_ordered(">", args[0], args[1]), args[0], args[1])
+        return float16x(float16x, float16x), generate
 
-    return float16x(float16x, float16x), generate
+    typer.__doc__ = doc
+    return _intrinsic(typer)
+
+
+maximum = _choice(">", "Lane by lane, y where x is NaN.")
+minimum = _choice("<", "Lane by lane, y where x is NaN.")
 
 
 @_intrinsic

@@ -18,8 +18,8 @@ import numpy as np
 
 from ctr.kernels.jit import inlined
 from ctr.kernels.layout import COUNT, LINEAR, SEEN
-from ctr.kernels.simd import add, fma, load16, maximum, mul, shuffle, store16
-from ctr.kernels.step import adagrad16
+from ctr.kernels.simd import add, fma, fnma, load16, maximum, minimum, mul, set16, shuffle, store16
+from ctr.kernels.step import G_MAX, adagrad16, step16
 
 
 def _groups(width: int, *which: int) -> list[int]:
@@ -29,6 +29,9 @@ def _groups(width: int, *which: int) -> list[int]:
 quarters_0145, quarters_2367 = shuffle(_groups(4, 0, 1, 4, 5)), shuffle(_groups(4, 2, 3, 6, 7))
 quarters_0246, quarters_1357 = shuffle(_groups(4, 0, 2, 4, 6)), shuffle(_groups(4, 1, 3, 5, 7))
 halves_02, halves_13 = shuffle(_groups(8, 0, 2)), shuffle(_groups(8, 1, 3))
+
+ADAGRAD, SGD, FTRL = range(3)
+"""The optimizer's step: a compile-time constant of the kernels, the first element of a ``rate``."""
 
 BELOW, APART, HEAD, COUNTED, TIMED = range(5)
 
@@ -123,13 +126,27 @@ def diagonal_dot2(W: Any, M: Any, base: Any, I: int, s0: Any, s1: Any, lin: Any)
 
 
 @inlined
-def step(W: Any, at: Any, P: int, w: Any, partner: Any, rdl: Any, eta: Any) -> None:
-    """Sixteen latent coordinates whose partners are `partner`."""
-    store16(W, at, adagrad16(W, at, P, w, mul(rdl, partner), eta))
+def move16(W: Any, at: Any, P: int, w: Any, g: Any, rate: Any) -> Any:
+    """Sixteen weights w after their step. ``rate``: (ADAGRAD or SGD, step size, unused) or (FTRL, c0, c1)."""
+    if rate[0] == ADAGRAD:
+        w = adagrad16(W, at, P, w, g, rate[1])
+    elif rate[0] == SGD:  # nothing else bounds its weights
+        g = minimum(maximum(g, set16(-G_MAX)), set16(G_MAX))
+        store16(W, at + P, fma(g, g, load16(W, at + P)))
+        w = fnma(rate[1], g, w)
+    else:
+        w = step16(W, at, P, w, g, rate[1], rate[2])
+    return w
 
 
 @inlined
-def step4(W: Any, G: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any) -> None:
+def step(W: Any, at: Any, P: int, w: Any, partner: Any, rdl: Any, rate: Any) -> None:
+    """Sixteen latent coordinates whose partners are `partner`."""
+    store16(W, at, move16(W, at, P, w, mul(rdl, partner), rate))
+
+
+@inlined
+def step4(W: Any, G: Any, base: Any, I: int, J: int, P: int, rdl: Any, rate: Any) -> None:
     """Gradient and step of tiles (I, J) and (J, I), each from the other as it was."""
     j = 4 * J
     i0, i1, i2, i3 = G[0] + 16 * J, G[1] + 16 * J, G[2] + 16 * J, G[3] + 16 * J
@@ -137,69 +154,70 @@ def step4(W: Any, G: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any)
     a0, a1, a2, a3 = load16(W, i0), load16(W, i1), load16(W, i2), load16(W, i3)
     b0, b1, b2, b3 = load16(W, j0), load16(W, j1), load16(W, j2), load16(W, j3)
     t0, t1, t2, t3 = transpose4(b0, b1, b2, b3)
-    step(W, i0, P, a0, t0, rdl, eta)
-    step(W, i1, P, a1, t1, rdl, eta)
-    step(W, i2, P, a2, t2, rdl, eta)
-    step(W, i3, P, a3, t3, rdl, eta)
+    step(W, i0, P, a0, t0, rdl, rate)
+    step(W, i1, P, a1, t1, rdl, rate)
+    step(W, i2, P, a2, t2, rdl, rate)
+    step(W, i3, P, a3, t3, rdl, rate)
     u0, u1, u2, u3 = transpose4(a0, a1, a2, a3)
-    step(W, j0, P, b0, u0, rdl, eta)
-    step(W, j1, P, b1, u1, rdl, eta)
-    step(W, j2, P, b2, u2, rdl, eta)
-    step(W, j3, P, b3, u3, rdl, eta)
+    step(W, j0, P, b0, u0, rdl, rate)
+    step(W, j1, P, b1, u1, rdl, rate)
+    step(W, j2, P, b2, u2, rdl, rate)
+    step(W, j3, P, b3, u3, rdl, rate)
 
 
 @inlined
-def step2(W: Any, G: Any, base: Any, I: int, J: int, P: int, rdl: Any, eta: Any) -> None:
+def step2(W: Any, G: Any, base: Any, I: int, J: int, P: int, rdl: Any, rate: Any) -> None:
     """As `step4`, for two rows of two blocks."""
     i0, i1 = G[0] + 16 * J, G[1] + 16 * J
     j0, j1 = base[2 * J] + 16 * I, base[2 * J + 1] + 16 * I
     a0, a1, b0, b1 = load16(W, i0), load16(W, i1), load16(W, j0), load16(W, j1)
-    step(W, i0, P, a0, halves_02(b0, b1), rdl, eta)
-    step(W, i1, P, a1, halves_13(b0, b1), rdl, eta)
-    step(W, j0, P, b0, halves_02(a0, a1), rdl, eta)
-    step(W, j1, P, b1, halves_13(a0, a1), rdl, eta)
+    step(W, i0, P, a0, halves_02(b0, b1), rdl, rate)
+    step(W, i1, P, a1, halves_13(b0, b1), rdl, rate)
+    step(W, j0, P, b0, halves_02(a0, a1), rdl, rate)
+    step(W, j1, P, b1, halves_13(a0, a1), rdl, rate)
 
 
 @inlined
 def step_own(
-    W: Any, M: Any, R: int, l: int, at: Any, P: int, w: Any, partner: Any, rdl: Any, dl: Any, eta: Any, more: Any,
+    W: Any, M: Any, R: int, l: int, at: Any, P: int, w: Any, partner: Any, rdl: Any, dl: Any, rate: Any, more: Any,
     minute: Any,
 ) -> None:  # fmt: skip
     """Row l of a group on the diagonal: partners in other blocks, in its own the linear weight, count and time.
 
-    `dl` is 0 where there is no linear part; ``eta + more`` is the linear weight's step.
+    `dl` is 0 where there is no linear part; the linear weight's rate is ``rate + more``.
     """
     head = load16(M, 16 * (HEAD * R + l))
     g = fma(rdl, mul(partner, load16(M, 16 * (APART * R + l))), mul(dl, head))
-    w = adagrad16(W, at, P, w, g, fma(more, head, eta))
+    own = rate[0], fma(more[0], head, rate[1]), fma(more[1], head, rate[2])
+    w = move16(W, at, P, w, g, own)
     w = add(w, load16(M, 16 * (COUNTED * R + l)))
     store16(W, at, maximum(add(minute, load16(M, 16 * (TIMED * R + l))), w))
 
 
 @inlined
 def diagonal_step4(
-    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, dl: Any, eta: Any, more: Any, minute: Any
+    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, dl: Any, rate: Any, more: Any, minute: Any
 ) -> None:
     """Tile (I, I): pairs inside the group, and the heads of its rows."""
     i, o = 4 * I, 16 * I
     i0, i1, i2, i3 = base[i] + o, base[i + 1] + o, base[i + 2] + o, base[i + 3] + o
     a0, a1, a2, a3 = load16(W, i0), load16(W, i1), load16(W, i2), load16(W, i3)
     t0, t1, t2, t3 = transpose4(a0, a1, a2, a3)
-    step_own(W, M, 4, 0, i0, P, a0, t0, rdl, dl, eta, more, minute)
-    step_own(W, M, 4, 1, i1, P, a1, t1, rdl, dl, eta, more, minute)
-    step_own(W, M, 4, 2, i2, P, a2, t2, rdl, dl, eta, more, minute)
-    step_own(W, M, 4, 3, i3, P, a3, t3, rdl, dl, eta, more, minute)
+    step_own(W, M, 4, 0, i0, P, a0, t0, rdl, dl, rate, more, minute)
+    step_own(W, M, 4, 1, i1, P, a1, t1, rdl, dl, rate, more, minute)
+    step_own(W, M, 4, 2, i2, P, a2, t2, rdl, dl, rate, more, minute)
+    step_own(W, M, 4, 3, i3, P, a3, t3, rdl, dl, rate, more, minute)
 
 
 @inlined
 def diagonal_step2(
-    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, dl: Any, eta: Any, more: Any, minute: Any
+    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, dl: Any, rate: Any, more: Any, minute: Any
 ) -> None:
     """As `diagonal_step4`, for two rows of two blocks."""
     i0, i1 = base[2 * I] + 16 * I, base[2 * I + 1] + 16 * I
     a0, a1 = load16(W, i0), load16(W, i1)
-    step_own(W, M, 2, 0, i0, P, a0, halves_02(a0, a1), rdl, dl, eta, more, minute)
-    step_own(W, M, 2, 1, i1, P, a1, halves_13(a0, a1), rdl, dl, eta, more, minute)
+    step_own(W, M, 2, 0, i0, P, a0, halves_02(a0, a1), rdl, dl, rate, more, minute)
+    step_own(W, M, 2, 1, i1, P, a1, halves_13(a0, a1), rdl, dl, rate, more, minute)
 
 
 GROUP = {4: group4, 8: group2}

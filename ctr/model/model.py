@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,17 +15,26 @@ from numpy.typing import NDArray
 
 from ctr.errors import ModelMismatchError
 from ctr.events.batch import Batch
-from ctr.kernels import build, layout
+from ctr.kernels import build, layout, simd, tile
 from ctr.model.table import Table
-from ctr.rows import RowBlock
-from ctr.spec import Spec, differences
+from ctr.rows import RowBlock, RowShape, padded_k
+from ctr.spec import LABEL_BOUND, Spec, differences
 
 CHUNK = 1024
 """Events resolved at a time: their row numbers stay in L2 until they are learned. Results do not depend on it."""
 
 
+LOGIT_LIMIT = 50.0
+
+FAMILIES = {"lr": layout.LR, "fm": layout.FM, "ffm": layout.FFM, "fwfm": layout.FWFM, "fefm": layout.FEFM}
+
+OPTIMIZERS = {"adagrad": tile.ADAGRAD, "sgd": tile.SGD, "ftrl": tile.FTRL}
+
 TILED_KP = 8
-"""Padded k up to which one-hot batches have a kernel of their own."""
+"""Padded k up to which one-hot batches have a kernel of their own for ffm and fwfm."""
+
+VECTOR_KP = 12
+"""The same for fm: head and latent factor are sixteen floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +48,11 @@ class Counts:
         Predicted but not learned, because label, weight or a value is not finite or beyond bounds.
     rows_created : int
     rows_refused : int
-        Times a feature found the table full and counted as unknown.
+        Times a feature of an event with more new ones than the table has rows counted as unknown.
     rows_expired : int
-        Times a row was touched after its ttl and began anew.
+        Rows not seen for their ttl: touched and begun anew, or swept out.
+    rows_evicted : int
+        Rows that made room for new ones.
     """
 
     events_learned: int
@@ -46,6 +60,31 @@ class Counts:
     rows_created: int
     rows_refused: int
     rows_expired: int
+    rows_evicted: int
+
+
+_COUNTERS = (layout.LEARNED, layout.REFUSED_EVENTS, layout.CREATED, layout.REFUSED_ROWS, layout.EXPIRED, layout.EVICTED)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that a model knows beside its specification: what a snapshot keeps.
+
+    Attributes
+    ----------
+    block : RowBlock
+        All rows, the model's own included, by ascending key.
+    marks : (m,) uint8
+        1 where a row changed since it was last taken, 2 where it was ever taken or loaded.
+    gone : (g,) uint64
+        Keys that `Model.take_gone` has still to look at.
+    counts : Counts
+    """
+
+    block: RowBlock
+    marks: NDArray[np.uint8]
+    gone: NDArray[np.uint64]
+    counts: Counts
 
 
 class Model:
@@ -64,38 +103,46 @@ class Model:
 
     def __init__(self, spec: Spec, *, weights_only: bool = False, max_rows: int | None = None) -> None:
         self._weights_only = weights_only
-        self._table = Table(
-            len(spec.fields), spec.model.k, max_rows or spec.model.max_rows, weights_only=weights_only,
-        )  # fmt: skip
+        self._table = Table(RowShape.of(spec), max_rows or spec.model.max_rows, weights_only=weights_only)
         self._lookup = build.load("lookup")
-        self._pooled = build.load("pooled")
-        F, kp = self._table.n_fields, self._table.kp
-        self._dense = build.load("ffm", F=F, KP=kp) if kp <= TILED_KP else self._pooled
+        self._pooled = (
+            build.load("libffm") if spec.model.libffm else build.load("pooled", FAMILY=FAMILIES[spec.model.type])
+        )
+        self._dense = _dense_kernel(spec) or self._pooled
         self._seed = np.uint64(spec.model.seed)
         self._set(spec)
-        self._make_bias()
+        self._make_own_rows()
 
     def _set(self, spec: Spec) -> None:
-        model, optimizer = spec.model, spec.optimizer
         self._spec = spec
         self._ttl_s = float(spec.lifetime.ttl_s)
-        self._hyper = np.empty(layout.N_HYPER, np.float32)
-        self._hyper[layout.STEP] = optimizer.step
-        self._hyper[layout.LINEAR_STEP] = optimizer.linear_step
-        self._hyper[layout.N0] = optimizer.n0
-        self._hyper[layout.START] = model.start
-        self._hyper[layout.HAS_BIAS] = model.bias
-        self._hyper[layout.HAS_LINEAR] = model.linear
+        self._admission = float(spec.lifetime.admission)
+        self._hyper = hyper_parameters(spec)
 
-    def _make_bias(self) -> None:
-        table, rate = self._table, self._spec.model.base_rate
-        bias = layout.BIAS_ROW * table.stride
-        table.W[bias + layout.LINEAR] = math.log(rate / (1 - rate)) if self._spec.model.bias else 0.0
-        table.W[bias + layout.SEEN] = -(2**24)
+    def _make_own_rows(self) -> None:
+        """Bias and pair weights as they start: log-odds or mean label, 1 (fwfm) or the identity matrix (fefm)."""
+        table, model, F = self._table, self._spec.model, len(self._spec.fields)
+        base = model.base_label if model.loss == "squared" else math.log(model.base_rate / (1 - model.base_rate))
+        own = np.zeros((len(table.own_keys), table.stride), np.float32)
+        own[:, table.P :] = 1
+        own[0, layout.LINEAR] = base if model.bias else 0.0
+        own[0, layout.SEEN] = -(2**24)
         if not self._weights_only:
-            table.W[bias + table.P + layout.LINEAR] = self._spec.optimizer.n0
-            table.dirty[0] |= np.uint64(1 << layout.BIAS_ROW)
-            table.counters[layout.DIRTY] += 1
+            own[0, table.P + layout.LINEAR] = self._hyper[layout.N0]
+        if n := table.shape.pair_weights:
+            pair = np.eye(model.k)[np.triu_indices(model.k)] if model.type == "fefm" else np.ones(1)
+            latents = slice(layout.HEAD, layout.HEAD + table.shape.kp)
+            weights = np.zeros((table.shape.pair_rows, table.shape.kp))
+            weights.flat[:n] = np.tile(pair, F * (F - 1) // 2)
+            own[1:, latents] = weights
+            if not self._weights_only:
+                state = np.ones_like(weights)
+                state.flat[:n] = self._hyper[layout.N0]
+                own[1:, table.P + latents.start : table.P + latents.stop] = state
+        begin = layout.BIAS_ROW * table.stride
+        table.W[begin : begin + own.size] = own.ravel()
+        if not self._weights_only:
+            table.mark_own_dirty()
 
     @property
     def spec(self) -> Spec:
@@ -115,6 +162,11 @@ class Model:
         self._set(spec)
 
     @property
+    def own_keys(self) -> NDArray[np.uint64]:
+        """Keys of the rows that every prediction needs: the bias and, of fwfm and fefm, the pair weights."""
+        return self._table.own_keys.copy()
+
+    @property
     def rows(self) -> int:
         """Features held."""
         return self._table.rows
@@ -132,18 +184,28 @@ class Model:
     @property
     def counts(self) -> Counts:
         """What happened since the model was made."""
-        counters = self._table.counters
-        return Counts(*(int(counters[at]) for at in (
-            layout.LEARNED, layout.REFUSED_EVENTS, layout.CREATED, layout.REFUSED_ROWS, layout.EXPIRED,
-        )))  # fmt: skip
+        return Counts(*(int(self._table.counters[at]) for at in _COUNTERS))
 
-    def learn_many(self, batch: Batch) -> NDArray[np.float32]:
+    @property
+    def max_rows(self) -> int:
+        """Bound on features held."""
+        return self._table.max_rows
+
+    @property
+    def kernel_path(self) -> str:
+        """Instruction set of the kernels: results are bit for bit the same on the same one."""
+        return simd.ISA
+
+    def learn_many(self, batch: Batch, *, salts: NDArray[np.uint64] | None = None) -> NDArray[np.float32]:
         """Learn events one after the other.
 
         Parameters
         ----------
         batch : Batch
             `n` events; one of weight 0 is predicted but not learned and creates no row.
+        salts : (partitions,) uint64, optional
+            A hash of each partition's name. With an offset it is an event's position, by which new features are let
+            in if ``lifetime.admission`` is below 1; partition numbers may differ from run to run. 0 where not given.
 
         Returns
         -------
@@ -153,16 +215,34 @@ class Model:
         """
         if self._weights_only:
             raise TypeError("a weights_only model has no accumulators to learn with")
-        return self._run(batch, learn=True, probabilities=True)
+        return self._run(batch, learn=True, probabilities=True, salts=salts)
 
-    def predict_many(self, batch: Batch) -> NDArray[np.float32]:
+    def predict_many(self, batch: Batch, *, threads: int = 1) -> NDArray[np.float32]:
         """Probabilities. Changes nothing; several threads may predict at once.
+
+        Parameters
+        ----------
+        batch : Batch
+        threads : int
+            Cores to use. The answer is the same, bit for bit, for any number of them.
 
         Returns
         -------
         (n,) float32
         """
-        return self._run(batch, learn=False, probabilities=True)
+        if threads < 1:
+            raise ValueError(f"threads = {threads}: at least 1")
+        n = len(batch)
+        threads = min(threads, n)
+        if threads <= 1:
+            return self._run(batch, learn=False, probabilities=True)
+        cuts = [n * part // threads for part in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            parts = pool.map(
+                lambda begin, end: self._run(batch.slice(begin, end), learn=False, probabilities=True),
+                cuts[:-1], cuts[1:],
+            )  # fmt: skip
+            return np.concatenate(list(parts))
 
     def logits_many(self, batch: Batch) -> NDArray[np.float32]:
         """Logits (margins), clamped to +-50. Changes nothing; several threads may predict at once.
@@ -173,27 +253,40 @@ class Model:
         """
         return self._run(batch, learn=False, probabilities=False)
 
-    def _run(self, batch: Batch, *, learn: bool, probabilities: bool) -> NDArray[np.float32]:
+    def _run(
+        self, batch: Batch, *, learn: bool, probabilities: bool, salts: NDArray[np.uint64] | None = None
+    ) -> NDArray[np.float32]:
         n, table, model = len(batch), self._table, self._spec.model
         keys, values, fields = _plain(batch.keys, _U64), _plain(batch.values, _F32), _plain(batch.fields, _U8)
         start, times_s = _plain(batch.start, _I64), _plain(batch.times_s, _F64)
         labels, weights = _plain(batch.labels, _F32), _plain(batch.weights, _F32)
-        if len(keys) != n * table.n_fields if batch.dense else len(fields) and fields.max() >= table.n_fields:
-            raise ValueError(f"the batch is not of this model's {table.n_fields} fields")  # kernels do not look
+        F, kp = len(self._spec.fields), table.shape.kp
+        if len(keys) != n * F if batch.dense else len(fields) and fields.max() >= F:
+            raise ValueError(f"the batch is not of this model's {F} fields")  # kernels do not look
         kernel = self._dense if batch.dense else self._pooled
-        shape = table.stride, table.P, table.n_fields, table.kp, table.k
+        shape: tuple[Any, ...] = table.stride, table.P, F, kp, model.k
+        if model.libffm:  # it starts from the start values of features that have no row
+            shape += keys, self._seed
+
+        positions = _positions(batch, salts) if learn and self._admission < 1 else np.empty(0, np.uint64)
 
         chunk = min(n, CHUNK)
         entries = np.diff(start[[*range(0, n, CHUNK), n]])
         rows = np.empty(entries.max(initial=0), np.uint32)
         r, c, out = np.empty(chunk, np.float32), np.empty(chunk, np.float32), np.empty(n, np.float32)
-        scratch, here = np.empty((table.n_fields, table.P), np.float32), np.empty(table.n_fields, np.bool_)
-        for begin in range(0, n, CHUNK):
-            end = min(begin + CHUNK, n)
-            self._lookup.resolve(
-                keys, values, fields, start, labels, weights, begin, end, model.normalize, batch.dense, learn,
-                table.index, table.slots, table.W, table.stride, table.kp, table.row_key, table.row_field, table.dirty,
-                table.counters, table.max_rows, rows, r, c,
+        scratch, here = np.empty((2, F + 1, table.shape.size), np.float32), np.empty(F, np.bool_)
+        if model.libffm:
+            longest = int(np.diff(start).max(initial=0))
+            scratch, here = np.empty((longest, 2, F * kp), np.float32), np.empty(longest, np.int64)
+        begin, swept, learned = 0, False, table.counters[layout.LEARNED]
+        while begin < n:
+            goal = min(begin - begin % CHUNK + CHUNK, n)
+            end = self._lookup.resolve(
+                keys, values, fields, start, labels, weights, times_s, positions, begin, goal, model.normalize,
+                batch.dense, learn, swept, self._ttl_s, self._admission, self._seed, *model.label_range, table.index,
+                table.slots, table.W, table.stride, table.shape.head_step, table.row_key, table.row_field,
+                table.dirty, table.counters, table.max_rows,
+                rows, r, c,
             )  # fmt: skip
             if learn:
                 kernel.learn(
@@ -205,6 +298,14 @@ class Model:
                     table.W, *shape, rows, values, fields, start, times_s, begin, end, r, self._ttl_s, self._hyper,
                     probabilities, scratch, here, out,
                 )  # fmt: skip
+            swept = end < goal
+            if swept:
+                features = slice(start[end], start[end + 1])
+                needed = np.count_nonzero((keys[features] != 0) & (values[features] != 0))
+                table.sweep(times_s[end], self._ttl_s, int(needed))
+            begin = end
+        if learn and table.shape.pair_rows and table.counters[layout.LEARNED] > learned:
+            table.mark_own_dirty()
         return out
 
     @property
@@ -216,6 +317,14 @@ class Model:
         """Copy of all rows changed since the last call, packed; they are clean afterwards."""
         rows = self._table.take_dirty()
         return RowBlock(self._table.row_key[rows], self._table.pack(rows))
+
+    def take_gone(self) -> NDArray[np.uint64]:
+        """(m,) keys that have no row any more, of those that `take_dirty` ever gave or `load` got; each once.
+
+        Only what sweeps have dropped since the last call. To be taken together with `take_dirty`: a key that left and
+        came again is among the dirty rows alone.
+        """
+        return self._table.take_gone()
 
     def load(self, block: RowBlock) -> None:
         """Insert or overwrite rows; they are not dirty. A weights-only model drops the accumulators.
@@ -229,7 +338,7 @@ class Model:
         if size != self.row_bytes or m != len(block.keys):
             raise ModelMismatchError(f"rows of {block.data.shape} bytes for {len(block.keys)} keys: "
                                      f"this model's have {self.row_bytes} bytes each")  # fmt: skip
-        if m and (block.data[:, 0].max() >= self._table.n_fields or block.data[:, 1:4].any()):
+        if m and (block.data[:, 0].max() >= len(self._spec.fields) or block.data[:, 1:4].any()):
             raise ModelMismatchError("a packed row names a field this model does not have, or is of a newer format")
         self._table.unpack(_plain(block.keys, _U64), block.data)
 
@@ -242,7 +351,7 @@ class Model:
         """Keys of a batch that are neither held nor marked absent, ascending, each once, never 0."""
         keys = _plain(batch.keys, _U64)
         keys = keys[(self._table.known(keys) == 0) & (keys != 0)]
-        return np.unique(keys)
+        return np.unique(keys) if len(keys) else keys
 
     def mark_absent(self, keys: NDArray[np.uint64]) -> None:
         """Remember that the store has no row for these keys; keys that have a row here keep it.
@@ -253,8 +362,55 @@ class Model:
         self._table.remember_absent(_plain(keys, _U64))
 
     def forget(self, keys: NDArray[np.uint64]) -> None:
-        """Drop rows and absence marks. The bias stays."""
+        """Drop rows and absence marks. The bias stays. `take_gone` does not name them."""
         self._table.forget(_plain(keys, _U64))
+
+    def state(self) -> State:
+        """Copy of all that was learned.
+
+        Raises
+        ------
+        TypeError
+            The model holds weights only.
+        """
+        if self._weights_only:
+            raise TypeError("a weights_only model is a cache: there is nothing to go on from")
+        keys, rows = self._table.held()
+        marks, gone = self._table.marks(rows)
+        return State(RowBlock(keys, self._table.pack(rows)), marks, gone, self.counts)
+
+    def restore(self, state: State) -> None:
+        """Become what another model of the same specification and bound was; for a new model.
+
+        Raises
+        ------
+        ModelMismatchError
+            The rows were not packed by a model of this shape.
+        """
+        self.load(state.block)
+        self._table.set_marks(self._table.held()[1], state.marks, state.gone)
+        for at, field in zip(_COUNTERS, fields_of(Counts), strict=True):
+            self._table.counters[at] = getattr(state.counts, field.name)
+
+    def warm_up(self) -> None:
+        """Compile all that this model's calls need, or load it from the disk cache; the model itself is not touched."""
+        spec, F = self._spec, len(self._spec.fields)
+        other = Model(spec, weights_only=self._weights_only, max_rows=1024)
+        keys = np.arange(layout.RESERVED_KEYS, layout.RESERVED_KEYS + F, dtype=np.uint64)
+        batch = Batch(
+            keys, np.ones(F, np.float32), np.arange(F, dtype=np.uint8), np.array([0, F]),
+            np.full(1, spec.model.label_range[0], np.float32), np.ones(1, np.float32), np.zeros(1),
+            np.zeros(1, np.int32), np.zeros(1, np.int64), spec.dense,
+        )  # fmt: skip
+        if not self._weights_only:
+            other.learn_many(batch)
+            other.load(other.take_dirty())
+        other.load(RowBlock(keys[:0], np.empty((0, self.row_bytes), np.uint8)))
+        other.predict_many(batch)
+        other.mark_absent(other.missing_keys(batch))
+        other.lookup(keys)
+        other.forget(keys)
+        other.state_hash()
 
     def state_hash(self) -> str:
         """Hash of all keys and rows (weights only, where no more is held), whatever the order of their arrival."""
@@ -264,6 +420,57 @@ class Model:
             digest.update(keys[begin : begin + 4096].tobytes())
             digest.update(self._table.pack(rows[begin : begin + 4096]).tobytes())
         return digest.hexdigest()
+
+
+def hyper_parameters(spec: Spec) -> NDArray[np.float32]:
+    """(N_HYPER,) what the kernels need to know of a specification at run time; see `ctr.kernels.layout`."""
+    model, optimizer = spec.model, spec.optimizer
+    adagrad, ftrl = optimizer.type == "adagrad", optimizer.type == "ftrl"
+    slow, linear_slow = 1 / optimizer.step, 1 / optimizer.linear_step
+
+    def c0(slowness: float, l2: float) -> float:
+        return 0.0 if adagrad else optimizer.beta * slowness + l2 if ftrl else slowness
+
+    hyper = np.zeros(layout.N_HYPER, np.float32)
+    for at, value in (
+        (layout.STEP, optimizer.step), (layout.LINEAR_STEP, optimizer.linear_step),
+        (layout.N0, optimizer.n0 if adagrad else 0.0), (layout.START, model.start),
+        (layout.HAS_BIAS, model.bias), (layout.HAS_LINEAR, model.linear),
+        (layout.C0, c0(slow, optimizer.l2)), (layout.LINEAR_C0, c0(linear_slow, optimizer.linear_l2)),
+        (layout.PAIR_C0, c0(slow, 0.0)), (layout.BIAS_C0, c0(linear_slow, 0.0)),
+        (layout.C1, slow if adagrad or ftrl else 0.0), (layout.LINEAR_C1, linear_slow if adagrad or ftrl else 0.0),
+        (layout.L2, 0.0 if ftrl else optimizer.l2), (layout.LINEAR_L2, 0.0 if ftrl else optimizer.linear_l2),
+        (layout.L1, optimizer.l1), (layout.HALF_LIFE_MIN, optimizer.half_life_s / 60),
+        (layout.SQUARED, model.loss == "squared"), (layout.LABEL_MIN, model.label_range[0]),
+        (layout.LABEL_MAX, model.label_range[1]),
+        (layout.LIMIT, LOGIT_LIMIT if model.loss == "logistic" else LABEL_BOUND),
+        (layout.SAME_FIELD_PAIRS, model.same_field_pairs),
+    ):  # fmt: skip
+        hyper[at] = value
+    return hyper
+
+
+def _dense_kernel(spec: Spec) -> ModuleType | None:
+    """The kernel for one-hot batches that has been written for speed, where there is one."""
+    model, optimizer, F, kp = spec.model, spec.optimizer, len(spec.fields), padded_k(spec.model.k)
+    in_gradient = optimizer.type != "ftrl" and (optimizer.l2 or optimizer.linear_l2)
+    if model.type == "ffm" and kp <= TILED_KP and not (in_gradient or optimizer.l1 or model.libffm):
+        return build.load("ffm", F=F, KP=kp, OPT=OPTIMIZERS[optimizer.type])
+    pure = int(optimizer.type == "adagrad" and not (optimizer.l2 or optimizer.linear_l2))
+    if model.type == "lr":
+        return build.load("lr")
+    if model.type == "fm" and kp <= VECTOR_KP:
+        return build.load("fm", F=F, KP=kp, PURE=pure)
+    if model.type == "fwfm" and kp <= TILED_KP:
+        return build.load("pair", F=F, KP=kp, PURE=pure)
+    return None
+
+
+def _positions(batch: Batch, salts: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
+    """(n,) each event's place in the world, whatever its partition's number; that of no partition, -1, has salt 0."""
+    salt = np.append(salts, np.uint64(0))[batch.partitions] if salts is not None else np.uint64(0)
+    positions: NDArray[np.uint64] = batch.offsets.astype(np.uint64) ^ salt
+    return positions
 
 
 _U64, _I64, _F64, _F32, _U8 = (np.dtype(name) for name in ("u8", "i8", "f8", "f4", "u1"))

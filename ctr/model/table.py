@@ -1,7 +1,8 @@
 """The table: address space for all rows and their index, reserved at start, filled as keys come.
 
 Nothing ever grows or moves, so there is no pause and no rehash; pages cost memory from their first touch on. Beside
-its padded row a feature costs 64 / (5 x .65) = 19.7 bytes of index, 8 of key, 1 of field and 1/8 of dirty mark.
+its padded row a feature costs 64 / (5 x .65) = 19.7 bytes of index, 8 of key, 1 of field and 2/8 of marks; a sweep
+takes 8 bytes a row for as long as it lasts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.kernels import build, layout
-from ctr.rows import packed_bytes, padded_k
+from ctr.rows import RowShape
 
 HUGE_PAGE = 2 << 20
 LOAD = 0.65
@@ -39,7 +40,7 @@ class Table:
 
     Parameters
     ----------
-    n_fields, k : int
+    shape : RowShape
     max_rows : int
     weights_only : bool
         Keep weights but no accumulators.
@@ -50,37 +51,45 @@ class Table:
         ``stride`` is P or, with accumulators, 2 P.
     index : (8 * buckets,) uint64, slots : the same memory as uint32
     row_key : (all rows,) uint64
+    own_keys : (1 + pair rows,) uint64
+        Keys of the model itself: the bias and the rows of pair weights, which stand from `BIAS_ROW` on.
     row_field : (all rows,) uint8
-    dirty : uint64
-        One bit a row.
+    dirty, stored : uint64
+        One bit a row: whether it changed since it was last taken; whether it was ever taken, or loaded.
     counters : (N_COUNTERS,) int64
     """
 
-    def __init__(self, n_fields: int, k: int, max_rows: int, *, weights_only: bool) -> None:
-        self.n_fields, self.k, self.max_rows = n_fields, k, max_rows
-        self.kp = padded_k(k)
-        self.row_bytes = packed_bytes(n_fields, k)
-        self.P = layout.row_floats(n_fields, self.kp)
+    def __init__(self, shape: RowShape, max_rows: int, *, weights_only: bool) -> None:
+        self.shape, self.max_rows, self.row_bytes = shape, max_rows, shape.packed_bytes
+        only_head = shape.size == layout.HEAD and not shape.head_step  # lr: two rows a cache line, weights and state
+        self.P = shape.size if only_head else layout.padded(shape.size)
         self.stride = self.P if weights_only else 2 * self.P
-        all_rows = max_rows + layout.FIRST_ROW + layout.SCRATCH_ROWS
-        buckets = int(max_rows / (layout.BUCKET_SLOTS * LOAD)) + 2
+        first_row = layout.FIRST_ROW + shape.pair_rows
+        all_rows = max_rows + first_row + layout.SCRATCH_ROWS
+        buckets = int((max_rows + shape.pair_rows) / (layout.BUCKET_SLOTS * LOAD)) + 2
         self.W = reserve(all_rows * self.stride * 4).view(np.float32)
         self.index = reserve(buckets * 64).view(np.uint64)
         self.slots = self.index.view(np.uint32)
         self.row_key = reserve(all_rows * 8).view(np.uint64)
         self.row_field = reserve(all_rows)
         self.dirty = reserve((all_rows + 63) // 64 * 8).view(np.uint64)
+        self.stored = reserve((all_rows + 63) // 64 * 8).view(np.uint64)
+        self._gone: list[NDArray[np.uint64]] = []
         self.counters = np.zeros(layout.N_COUNTERS, np.int64)
-        self.counters[layout.NEXT_ROW] = layout.FIRST_ROW
+        self.counters[layout.NEXT_ROW] = first_row
 
         self._lookup = build.load("lookup")
         self._packing = build.load("packing")
         if not weights_only:
-            scratch = (max_rows + layout.FIRST_ROW) * self.stride
+            scratch = (max_rows + first_row) * self.stride
             for begin in (0, self.stride, *range(scratch, self.W.size, self.stride)):
                 self.W[begin + self.P : begin + self.stride] = 1
-        self.row_key[layout.BIAS_ROW] = layout.BIAS_KEY
-        self._lookup.place(self.index, self.slots, np.uint64(layout.BIAS_KEY), layout.BIAS_ROW)
+        self.own_keys = np.array(
+            [layout.BIAS_KEY, *range(layout.FIRST_PAIR_KEY, layout.FIRST_PAIR_KEY + shape.pair_rows)], np.uint64,
+        )  # fmt: skip
+        for row, key in enumerate(self.own_keys, layout.BIAS_ROW):
+            self.row_key[row] = key
+            self._lookup.place(self.index, self.slots, key, row)
 
     @property
     def rows(self) -> int:
@@ -91,7 +100,12 @@ class Table:
     def memory_bytes(self) -> int:
         """Bytes of rows and index in use; what the rest of the reservation may grow to is not counted."""
         used = int(self.counters[layout.NEXT_ROW]) + layout.SCRATCH_ROWS
-        return used * (self.stride * 4 + 9) + self.index.nbytes + self.dirty.nbytes
+        return used * (self.stride * 4 + 9) + self.index.nbytes + 2 * self.dirty.nbytes
+
+    def mark_own_dirty(self) -> None:
+        """The model's own rows differ from what was last taken."""
+        end = layout.BIAS_ROW + len(self.own_keys)
+        self._lookup.mark_range_dirty(self.dirty, self.counters, layout.BIAS_ROW, end)
 
     def known(self, keys: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """(m,) 2 for a key with a row, 1 for one known to have none, 0 for an unknown one."""
@@ -105,24 +119,87 @@ class Table:
 
     def forget(self, keys: NDArray[np.uint64]) -> None:
         """Make keys unknown and their rows free."""
-        self._lookup.forget(self.index, self.slots, self.row_key, self.dirty, self.counters, keys)
+        self._lookup.forget(
+            self.index, self.slots, self.row_key, self.row_field, self.dirty, self.stored, self.counters, keys,
+        )  # fmt: skip
+
+    def sweep(self, time_s: float, ttl_s: float, needed: int) -> None:
+        """Let rows go: the expired ones, then those seen longest ago until `needed` more fit and 1/64 is free.
+
+        Of rows seen in the same minute the smaller keys go first.
+
+        Parameters
+        ----------
+        time_s : float
+            Of the event that is learned next.
+        ttl_s : float
+            0: nothing expires.
+        needed : int
+        """
+        rows, seen = np.empty(self.rows, np.uint32), np.empty(self.rows, np.float32)
+        live = self._lookup.ages(
+            self.W, self.stride, self.shape.head_step, self.row_key, self.row_field, self.counters, time_s, ttl_s,
+            rows, seen,
+        )  # fmt: skip
+        expired = rows[live:]
+        parts = [expired]
+        excess = live - max(0, min(self.max_rows * 63 // 64, self.max_rows - needed))
+        if excess > 0:
+            rows, seen = rows[:live], seen[:live]
+            last = np.partition(seen, excess - 1)[excess - 1]
+            parts.append(rows[seen < last])
+            ties = rows[seen == last]
+            keys = self.row_key[ties]
+            left = excess - len(parts[1])
+            parts.append(ties[keys <= np.partition(keys, left - 1)[left - 1]])
+        leaving = np.concatenate(parts)
+        gone = np.empty(len(leaving), np.uint64)
+        n = self._lookup.drop(
+            self.index, self.slots, self.row_key, self.row_field, self.dirty, self.stored, self.counters,
+            leaving, len(expired), gone,
+        )  # fmt: skip
+        if n:
+            self._gone.append(gone[:n].copy())
+
+    def take_gone(self) -> NDArray[np.uint64]:
+        """Keys that were swept out since the last call, had been stored and have no row again; ascending."""
+        gone, self._gone = np.unique(np.concatenate([np.empty(0, np.uint64), *self._gone])), []
+        left: NDArray[np.uint64] = gone[self.known(gone) != 2]
+        return left
+
+    def marks(self, rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+        """(m,) 1 for a dirty row plus 2 for a stored one; and the keys that `take_gone` will look at."""
+        bit = (rows & 63).astype(np.uint64)
+        dirty, stored = ((bits[rows >> 6] >> bit & np.uint64(1)).astype(np.uint8) for bits in (self.dirty, self.stored))
+        return dirty + 2 * stored, np.unique(np.concatenate([np.empty(0, np.uint64), *self._gone]))
+
+    def set_marks(self, rows: NDArray[np.uint32], marks: NDArray[np.uint8], gone: NDArray[np.uint64]) -> None:
+        """Put back what `marks` gave; no other row has any."""
+        words = int(self.counters[layout.NEXT_ROW]) // 64 + 1
+        for bits, mark in ((self.dirty, 1), (self.stored, 2)):
+            chosen = rows[marks & mark != 0]
+            bits[:words] = 0
+            np.bitwise_or.at(bits, chosen >> 6, np.uint64(1) << (chosen & 63).astype(np.uint64))
+        self.counters[layout.DIRTY] = np.count_nonzero(marks & 1)
+        self._gone = [gone] if len(gone) else []
 
     def take_dirty(self) -> NDArray[np.uint32]:
         """Numbers of the rows changed since the last call."""
         rows = np.empty(self.counters[layout.DIRTY], np.uint32)
-        self._lookup.take_dirty(self.dirty, self.counters, rows)
+        self._lookup.take_dirty(self.dirty, self.stored, self.counters, rows)
         return rows
 
     def held(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-        """Keys and row numbers of all rows, the bias included, by ascending key."""
-        keys, rows = np.empty(self.rows + 1, np.uint64), np.empty(self.rows + 1, np.uint32)
+        """Keys and row numbers of all rows, the model's own included, by ascending key."""
+        n = self.rows + len(self.own_keys)
+        keys, rows = np.empty(n, np.uint64), np.empty(n, np.uint32)
         self._lookup.held_rows(self.index, self.slots, keys, rows)
         order = np.argsort(keys)
         return keys[order], rows[order]
 
     def pack(self, rows: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """(m, row_bytes) packed rows; of a weights-only table only headers and weights."""
-        size = self.n_fields * self.kp
+        size = self.shape.size
         words = self.row_bytes // 4 if self.stride > self.P else 1 + size
         data = np.empty((len(rows), words), np.float32)
         self._packing.pack(
@@ -137,8 +214,8 @@ class Table:
             floats = floats.copy()
         rows = np.empty(len(keys), np.uint32)
         self._lookup.admit(
-            self.index, self.slots, self.row_key, self.dirty, self.counters, keys, self.max_rows, rows,
+            self.index, self.slots, self.row_key, self.dirty, self.stored, self.counters, keys, self.max_rows, rows,
         )  # fmt: skip
         self._packing.unpack(
-            self.W, self.stride, self.P, self.n_fields * self.kp, self.row_field, rows, floats.view(np.uint32), floats,
+            self.W, self.stride, self.P, self.shape.size, self.row_field, rows, floats.view(np.uint32), floats,
         )  # fmt: skip

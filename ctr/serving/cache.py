@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.events.batch import Batch
-from ctr.model import BIAS_KEY, Model
+from ctr.model import Model
 from ctr.rows import RowBlock
 from ctr.store import Changes, ShardReader, Watermarks
 
@@ -224,18 +224,19 @@ class RowCache:
         written = np.unique(changes.written)
         with self._lock:
             for flight in shard.flights:
-                flight.mark(written, everything=changes.broken)
+                flight.mark(np.union1d(written, changes.gone), everything=changes.broken)
             if changes.broken:
                 self._breaks += shard.watermarks is not None
                 shard.broken = True
                 keys = self._arrivals.all()
                 self._forget_absences()
             else:
+                self._model.forget(changes.gone)  # a request that needs one asks, and learns that it is absent
                 held = self._model.lookup(written)
                 keys = written[held]
                 self._model.forget(written[~held])
         if changes.broken:
-            keys = np.unique(np.append(keys, np.uint64(BIAS_KEY)))
+            keys = np.unique(np.append(keys, self._model.own_keys))
             keys = next((part for owner, part in self._by_shard(keys) if owner is shard), keys[:0])
             shard.due.clear()
         if len(shard.due) > 1:
@@ -277,12 +278,7 @@ class RowCache:
 
     def warm(self) -> None:
         """Compile all that requests will call."""
-        none = np.empty(0, np.uint64)
-        with self._lock:
-            self._model.load(RowBlock(none, np.empty((0, self._model.row_bytes), np.uint8)))
-            self._model.lookup(none)
-            self._model.forget(none)
-            self._model.mark_absent(none)
+        self._model.warm_up()
 
     # How it stands
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ctr.errors import ModelMismatchError, ModelMissingError, SettingError, ShardLostError
-from ctr.rows import packed_bytes
+from ctr.rows import RowShape
 from ctr.spec import NAME_PATTERN, Spec, differences, encode, from_builtins
 from ctr.store.connection import Client, translated
 from ctr.store.keys import ShardKeys, live_key, spec_key
@@ -30,7 +30,7 @@ class StoredModel:
     @property
     def row_bytes(self) -> int:
         """Size of a packed row (see `ctr.rows`)."""
-        return packed_bytes(len(self.spec.fields), self.spec.model.k)
+        return RowShape.of(self.spec).packed_bytes
 
 
 def read_model(client: Client, model: str) -> StoredModel:

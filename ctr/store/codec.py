@@ -41,6 +41,13 @@ def hset_commands(name: str, rows: RowBlock) -> Iterator[tuple[object, ...]]:
         yield tuple(pairs)
 
 
+def hdel_commands(name: str, keys: NDArray[np.uint64]) -> Iterator[tuple[object, ...]]:
+    """HDEL commands that drop the rows of all keys, `CHUNK` keys each."""
+    names = field_names(keys)
+    for begin in range(0, len(names), CHUNK):
+        yield ("HDEL", name, *names[begin : begin + CHUNK])
+
+
 def decode_rows(keys: NDArray[np.uint64], values: Sequence[bytes | None], row_bytes: int) -> RowBlock:
     """Rows read by HMGET; keys without a row are left out.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Changes:
     ----------
     written : (m,) uint64
         Keys whose rows were written; may repeat.
+    gone : (m,) uint64
+        Keys whose rows were dropped, and not written again since; each once.
     broken : bool
         The chain of commits could not be followed (trimmed, or the server went back): anything may have changed.
     version, watermarks
@@ -38,6 +40,7 @@ class Changes:
     broken: bool
     version: Version
     watermarks: Watermarks
+    gone: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
 class ShardReader:
@@ -102,11 +105,16 @@ class ShardReader:
         with translated():
             entries: Any = self._client.xrange(self._keys.changes, f"({seen.stream_id}", "+", count=_ENTRIES)
         written, nonce, sequence, watermarks = [], seen.nonce, seen.sequence, meta.watermarks
+        gone = np.empty(0, np.uint64)
         for identity, entry in entries:
             if entry[b"prev"].decode() != nonce:
                 return self._all(meta)
             sequence, nonce = int(identity.partition(b"-")[0]), entry[b"nonce"].decode()
             written.append(decode_keys(entry[b"keys"]))
+            if b"gone" in entry:  # only where something is: entries from before rows could leave have none
+                gone = np.union1d(gone, decode_keys(entry[b"gone"]))
+            if len(gone):
+                gone = gone[~np.isin(gone, written[-1])]
             watermarks = Watermarks.read(entry)
         reached = Version(sequence, nonce)
         if not written or (len(entries) < _ENTRIES and reached.sequence < meta.version.sequence):
@@ -114,7 +122,7 @@ class ShardReader:
         if reached.sequence == meta.version.sequence and reached != meta.version:
             return self._all(meta)
         self._seen = reached
-        return Changes(np.concatenate(written), False, reached, watermarks)
+        return Changes(np.concatenate(written), False, reached, watermarks, gone)
 
     def _all(self, meta: Meta) -> Changes:
         """Follow from here on; all that is held must be read again."""

@@ -11,9 +11,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ctr.errors import FencedError, ModelMismatchError, ServerWentBackError, ShardLostError, StoreUnavailableError
 from ctr.rows import RowBlock
-from ctr.store.codec import decode_scan, encode_keys, hset_commands
+from ctr.store.codec import decode_scan, encode_keys, hdel_commands, hset_commands
 from ctr.store.connection import Client, Session, translated
 from ctr.store.keys import ShardKeys
 from ctr.store.shard import Meta, Version, Watermarks, offset_fields
@@ -26,11 +29,23 @@ _ATTEMPTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """All that one commit publishes: frozen when it is made, sent as often as it takes."""
+    """All that one commit publishes: frozen when it is made, sent as often as it takes.
+
+    Attributes
+    ----------
+    rows : RowBlock
+        Rows to write.
+    offsets : mapping of str to int
+        Next offset to learn of each partition.
+    watermarks : Watermarks
+    gone : (m,) uint64
+        Keys whose rows left the table: dropped from the store, unless `rows` has them too.
+    """
 
     rows: RowBlock
     offsets: Mapping[str, int]
     watermarks: Watermarks
+    gone: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
@@ -145,10 +160,13 @@ class ShardWriter:
         watermarks = Watermarks(cut.watermarks.event_s, cut.watermarks.arrival_s, time.time())
         offsets = {**stored.offsets, **cut.offsets}
         meta = {"ver": str(version), **offset_fields(offsets), **watermarks.fields()}
-        written = encode_keys(cut.rows.keys)
+        written, gone = encode_keys(cut.rows.keys), encode_keys(cut.gone)
         change = {"nonce": cut.nonce, "prev": stored.version.nonce, "keys": written, **watermarks.fields()}
-        entries = max(64, STREAM_BYTES // (256 + len(written)))
+        if gone:
+            change["gone"] = gone
+        entries = max(64, STREAM_BYTES // (256 + len(written) + len(gone)))
         commands: list[tuple[object, ...]] = [
+            *hdel_commands(self._keys.rows, cut.gone),
             *hset_commands(self._keys.rows, cut.rows),
             ("HSET", self._keys.meta, *_flat(meta)),
             ("XADD", self._keys.changes, "MAXLEN", "~", entries, version.stream_id, *_flat(change)),

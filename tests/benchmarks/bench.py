@@ -21,7 +21,7 @@ from rich.table import Table as Grid
 
 from ctr.events.batch import Batch
 from ctr.model import Model, RowBlock
-from ctr.spec import Field, Spec
+from ctr.spec import Field, Optimizer, Spec
 from ctr.spec import Model as ModelSpec
 
 CRITEO = [50] * 13 + [
@@ -75,11 +75,11 @@ def to_batch(ids, labels):
     )  # fmt: skip
 
 
-def filled_model(cards, k, seed=0):
+def filled_model(cards, k, seed=0, optimizer="adagrad"):
     F, n_rows = len(cards), int(cards.sum())
     spec = Spec(
         name="bench", fields=tuple(Field(name=f"f{i}") for i in range(F)),
-        model=ModelSpec(k=k, max_rows=max(n_rows, 1024)),
+        model=ModelSpec(k=k, max_rows=max(n_rows, 1024)), optimizer=Optimizer(type=optimizer),
     )  # fmt: skip
     model, rng = Model(spec), np.random.default_rng(seed)
     kp = -(-k // 4) * 4
@@ -178,6 +178,93 @@ def bench_ffm(shape, k, bits):
                model.memory_bytes / model.rows - model._table.stride * 4, "bytes/row")  # fmt: skip
 
 
+def made_model(cards, type_, k, ids, labels):
+    """A model of another family, its rows made by learning events."""
+    spec = Spec(
+        name="bench", fields=tuple(Field(name=f"f{i}") for i in range(len(cards))),
+        model=ModelSpec(type=type_, k=k, max_rows=max(int(cards.sum()), 1024)),
+    )  # fmt: skip
+    model = Model(spec)
+    model.learn_many(to_batch(ids, labels))
+    return model
+
+
+def bench_against_adagrad(bits):
+    """Other optimizers and families beside ffm AdaGrad k = 4."""
+    cards = cardinalities(CRITEO, 1 << bits)
+    ids, labels = events(cards, CHUNK * 4, seed=bits)
+    batches = [to_batch(ids[at : at + CHUNK], labels[at : at + CHUNK]) for at in range(0, len(ids), CHUNK)]
+    models = {"adagrad": filled_model(cards, 4)}
+    models |= {f"ffm {name} k=4": filled_model(cards, 4, optimizer=name) for name in ("ftrl", "sgd")}
+    models |= {
+        f"{name} k={k}": made_model(cards, name, k, ids, labels) for name, k in (("fm", 8), ("lr", 4), ("fwfm", 8))
+    }
+
+    def learner(model):
+        return lambda turn: model.learn_many(batches[turn % 4])
+
+    taken = taking_turns({name: learner(model) for name, model in models.items()})
+    for name in models:
+        if name != "adagrad":
+            report(f"families criteo39 2^{bits}", f"{name} (baseline: ffm AdaGrad k=4)", CHUNK / taken[name],
+                   "events/s", CHUNK / taken["adagrad"], taken["adagrad"] / taken[name])  # fmt: skip
+
+
+def bench_bandwidth():
+    """Copy of an array larger than the caches, read and written bytes."""
+    a = np.ones(1 << 26, np.float32)
+    b = a.copy()
+    taken = taking_turns({"copy": lambda _turn: np.copyto(b, a)})
+    report("memory", "copy, read + write", 2 * a.nbytes / taken["copy"] / 1e6, "MB/s")
+
+
+def bench_peers(bits=16, k=4):
+    """Vowpal Wabbit (--lrqfa, parsed before the clock starts) and river, on few events, where they are installed."""
+    cards = cardinalities(CRITEO, 1 << bits)
+    ids, labels = events(cards, CHUNK, seed=9)
+    model, batch = filled_model(cards, k), to_batch(ids, labels)
+
+    def rate(run, n):
+        begin = time.perf_counter()
+        run()
+        return n / (time.perf_counter() - begin)
+
+    model.learn_many(batch)
+    for name, peer in (("Vowpal Wabbit --lrqfa", _vowpal_wabbit), ("river FFMClassifier", _river)):
+        try:
+            learn, n = peer(ids, labels, k)
+        except ImportError as error:
+            Console().print(f"{name}: left out ({error}); pip install '.[bench]'")
+            continue
+        ours, theirs = [], []
+        for _ in range(3):
+            ours.append(rate(lambda: model.learn_many(batch), len(labels)))
+            theirs.append(rate(learn, n))
+        fast, slow = statistics.median(ours), statistics.median(theirs)
+        report(f"ffm criteo39 k={k} 2^{bits}", f"learn (baseline: {name})", fast, "events/s", slow, fast / slow)
+
+
+def _vowpal_wabbit(ids, labels, k, n=1000):
+    from vowpalwabbit import Workspace
+
+    letters = [chr(33 + 1 + f) for f in range(60) if chr(34 + f) not in ":|"][: ids.shape[1]]
+    vw = Workspace(f"--quiet --loss_function logistic -b 22 --lrqfa {''.join(letters)}{k}")
+    lines = [
+        f"{2 * int(y) - 1} " + " ".join(f"|{letter} {i}" for letter, i in zip(letters, row, strict=True))
+        for row, y in zip(ids[:n], labels[:n], strict=True)
+    ]
+    examples = [vw.example(line) for line in lines]
+    return lambda: [vw.learn(example) for example in examples], n
+
+
+def _river(ids, labels, k, n=60):
+    from river import facto
+
+    model = facto.FFMClassifier(n_factors=k)
+    rows = [{f"f{f}_{i}": 1.0 for f, i in enumerate(row)} for row in ids[:n].tolist()]
+    return lambda: [model.learn_one(x, bool(y)) for x, y in zip(rows, labels[:n], strict=True)], n
+
+
 def bench_micro_batches(bits=20, k=4):
     """Batches of 64 events against batches of 4,096."""
     cards = cardinalities(CRITEO, 1 << bits)
@@ -224,6 +311,9 @@ def main():
     suites = [
         *((f"ffm {shape} k={k} 2^{bits}", bench_ffm, (shape, k, bits))
           for shape, k in (("criteo39", 4), ("criteo39", 8), ("avazu22", 4)) for bits in (10, 16, 20)),
+        *((f"families 2^{bits}", bench_against_adagrad, (bits,)) for bits in (10, 16, 20)),
+        ("peers", bench_peers, ()),
+        ("bandwidth", bench_bandwidth, ()),
         ("micro", bench_micro_batches, ()),
         ("packing", bench_packing, ()),
     ]  # fmt: skip

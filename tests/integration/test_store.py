@@ -1,6 +1,7 @@
 """The commit protocol on a real Redis: every promise of `ctr.store`, with the fault that would break it."""
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ctr.errors import (
     ShardLostError,
     StoreUnavailableError,
 )
-from ctr.rows import RowBlock, packed_bytes
+from ctr.rows import RowBlock, RowShape
 from ctr.store import (
     Cut,
     ShardKeys,
@@ -31,7 +32,7 @@ from ctr.store import (
 
 SPEC = specification.parse('name = "m"\nfields = [{ name = "a" }, { name = "b" }]')
 KEYS = ShardKeys(SPEC.model_id, 0)
-SIZE = packed_bytes(2, 4)
+SIZE = RowShape.of(SPEC).packed_bytes
 
 
 def rows(first, count, fill):
@@ -197,6 +198,61 @@ def test_a_reader_follows_every_commit(client):
         1000: 1, 1001: 2, 1002: 3, 1003: 3,
     }  # fmt: skip
     assert sorted(key for block in reader.scan() for key in block.keys.tolist()) == [1000, 1001, 1002, 1003]
+
+
+def keys_of(*numbers):
+    return np.array(numbers, np.uint64)
+
+
+def leaving(offset, gone, block=None):
+    return dataclasses.replace(cut(rows(1, 0, 0) if block is None else block, offset), gone=keys_of(*gone))
+
+
+def test_rows_that_left_are_dropped_with_the_commit_that_names_them(client):
+    writer, reader = writer_of(client), reader_of(client)
+    writer.take_over()
+    writer.commit(cut(rows(1000, 2600, 1), 1))
+    reader.poll()
+    writer.commit(leaving(2, range(1000, 3500), rows(3500, 50, 2)))  # more than one HDEL
+    assert set(stored_rows(client)) == {key.to_bytes(8, "little") for key in range(3500, 3600)}
+    changes = reader.poll()
+    assert (changes.gone.tolist(), changes.written.tolist()) == ([*range(1000, 3500)], [*range(3500, 3550)])
+    writer.commit(cut(rows(3500, 1, 3), 3))
+    entries = [entry for _, entry in client.xrange(KEYS.changes)]
+    assert [b"gone" in entry for entry in entries] == [False, True, False]  # as entries were before rows could leave
+    assert reader.poll().gone.tolist() == []
+
+
+def test_a_reader_says_what_became_of_a_key_in_the_end(client):
+    writer, reader = writer_of(client), reader_of(client)
+    writer.take_over()
+    reader.poll()
+    writer.commit(cut(rows(1000, 3, 1), 1))
+    writer.commit(leaving(2, [1000, 1001]))
+    writer.commit(cut(rows(1001, 1, 2), 3))
+    writer.commit(leaving(4, [1002]))
+    changes = reader.poll()
+    assert changes.gone.tolist() == [1000, 1002]
+    assert sorted(changes.written.tolist()) == [1000, 1001, 1001, 1002]
+
+
+def test_a_key_that_left_and_is_written_in_one_cut_is_there(client):
+    writer, reader = writer_of(client), reader_of(client)
+    writer.take_over()
+    reader.poll()
+    writer.commit(leaving(1, [1000], rows(1000, 1, 7)))
+    assert stored_rows(client) == {(1000).to_bytes(8, "little"): bytes([7] * SIZE)}
+    assert reader.poll().gone.tolist() == []
+
+
+def test_a_fenced_writer_drops_nothing(client):
+    old, new = writer_of(client), writer_of(client)
+    old.take_over()
+    old.commit(cut(rows(1000, 3, 1), 1))
+    new.take_over()
+    with pytest.raises(FencedError):
+        old.commit(leaving(2, [1000, 1001]))
+    assert len(stored_rows(client)) == 3
 
 
 def test_a_reader_passed_by_the_trimming_reads_all_again(client):

@@ -113,7 +113,7 @@ WRONG = [
     (MINIMAL + "multi = 'yes'", "fields[0].multi", "yes", ["bool"]),
     (MINIMAL + "scale = 'mean'", "fields[0].scale", "mean", ["multi = true"]),
     (MINIMAL + "multi = true\nmissing = 'feature'", "fields[0].missing", "feature", ["always skipped"]),
-    (with_line("model", "type = 'fm'"), "model.type", "fm", ["ffm"]),
+    (with_line("model", "type = 'gbdt'"), "model.type", "gbdt", ["ffm", "fefm"]),
     (with_line("model", "k = 0"), "model.k", 0, [">= 1"]),
     (with_line("model", "k = 33"), "model.k", 33, ["<= 32"]),
     (with_line("model", "k = '4'"), "model.k", "4", ["int"]),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctr.errors import EventError
-from ctr.events.hashing import canonical, feature_key, number_text
+from ctr.events.hashing import canonical, feature_key, number_text, partition_salts
 
 # RFC 8785, appendix B
 RFC_8785 = [
@@ -107,3 +107,11 @@ def test_what_is_no_feature_is_refused_with_the_field(value, reason):
 
 def test_fields_do_not_share_keys():
     assert len({feature_key(f"f{i}", "x") for i in range(1000)}) == 1000
+
+
+def test_a_partitions_salt_is_a_matter_of_its_name_alone():
+    one, other = partition_salts(["t:0", "t:1"]), partition_salts(["t:1", "u:0", "t:0"])
+    assert (one[0], one[1]) == (other[2], other[0])
+    assert len(set(other.tolist())) == 3
+    assert partition_salts(["t:0"]).tolist() == [0xaed5815a89a8eb3]
+    assert partition_salts([]).dtype == np.uint64

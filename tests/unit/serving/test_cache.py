@@ -51,8 +51,16 @@ class FakeReader:
         self.during_fetch = lambda: None
         self.away = False
 
-    def change(self, written=NOTHING, *, broken=False, at_s=1.0):
-        return Changes(np.asarray(written, np.uint64), broken, Version(1, "n"), Watermarks(at_s, at_s, at_s))
+    def change(self, written=NOTHING, *, broken=False, at_s=1.0, gone=NOTHING):
+        watermarks = Watermarks(at_s, at_s, at_s)
+        return Changes(np.asarray(written, np.uint64), broken, Version(1, "n"), watermarks, np.asarray(gone, np.uint64))
+
+    def drop(self, row):
+        """Drop what the store holds of a row's features; returns their keys."""
+        keys = batch_of(row).keys
+        for key in keys.tolist():
+            del self.stored[key]
+        return keys
 
     def poll(self):
         if self.away:
@@ -202,6 +210,40 @@ def test_absences_are_bounded(reader):
         answer(cache, *({"user": f"nobody {i}"} for i in range(begin, begin + 50)))
     assert len(cache._absences) <= 64
     assert cache.rows == 0
+
+
+def test_rows_that_left_the_store_count_as_unknown_at_once(cache, reader, trainer):
+    answer(cache, KNOWN)
+    held = cache.rows
+    reader.changes.append(reader.change(gone=reader.drop(KNOWN), at_s=2.0))
+    assert cache.follow() == 0
+    assert cache.rows == held - 2
+    assert cache.watermarks.arrival_s == 2.0
+    assert cache.predict(batch_of(KNOWN)) == trainer.predict({})
+    assert answer(cache, KNOWN) == trainer.predict({})
+    assert len(cache.missing(batch_of(KNOWN))) == 0  # known to be absent
+
+
+def test_row_that_left_during_its_fetch_is_not_held(cache, reader, trainer):
+    def drop_and_follow():
+        reader.changes.append(reader.change(gone=reader.drop(KNOWN)))
+        cache.follow()
+
+    reader.during_fetch = drop_and_follow
+    assert answer(cache, KNOWN) == trainer.predict({})
+    assert cache.follow() == 0
+
+
+def test_row_that_left_and_came_back_is_read(cache, reader, trainer):
+    """Several commits are one change here: `written` may name a key that left later, or one that was gone before."""
+    answer(cache, KNOWN)
+    written = trainer.learn(KNOWN)
+    reader.changes.append(reader.change(written, gone=batch_of(KNOWN).keys))
+    cache.follow()
+    assert answer(cache, KNOWN) == trainer.predict(KNOWN)
+    reader.changes.append(reader.change(trainer.learn(KNOWN), gone=reader.drop(KNOWN)))
+    cache.follow()
+    assert answer(cache, KNOWN) == trainer.predict({})
 
 
 def test_broken_chain_rereads_everything_in_steps_and_drops_what_is_gone(cache, reader, trainer, monkeypatch):
