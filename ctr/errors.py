@@ -33,7 +33,7 @@ class EventError(CtrError):
     Parameters
     ----------
     reason : str
-        One of a small fixed set, fit for a metric label: see `ctr.events.reasons`.
+        One of a small fixed set, fit for a metric label: see `ctr.events.REASONS`.
     path : str
         JSONPath or column of the bad value, ``$`` for the whole event.
     message : str

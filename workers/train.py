@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ctr import log, metrics
 from ctr import spec as specification
 from ctr.errors import CtrError, ServerWentBackError, SettingError, SourceUnavailableError
 from ctr.events import encode_rows, open_reader
-from ctr.events.messages import Messages
+from ctr.events.messages import Messages, Refusal
 from ctr.model import Model
 from ctr.quality import Window
 from ctr.serving.asgi import OpsApp
@@ -41,6 +41,8 @@ _HEARTBEAT_S = 1.0
 _GRACE_S = 10.0
 """Budget of a graceful stop."""
 _POLL_S = 0.1
+_SAY_S = 1.0
+"""Least time between two log lines about refused events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,11 @@ def _open_source(settings: TrainSettings, spec: Spec) -> tuple[Source, DeadLette
     if settings.kafka is not None:
         if settings.topic is None:
             raise SettingError("--topic", None, "is required with --kafka")
-        if settings.path is not None:
-            raise SettingError("--from", str(settings.path), "either --from or --kafka")
+        for key, value in (("--from", settings.path), ("--dead-letters", settings.dead_letters)):
+            if value is not None:
+                raise SettingError(key, str(value), "is for files; with --kafka events and dead letters are in topics")
+        if settings.follow:
+            raise SettingError("--follow", True, "is for files; a topic is always followed")
         source = KafkaSource(
             settings.kafka, settings.topic, group=f"ctr-{spec.name}-{spec.generation}", start=settings.start,
             timeout_s=settings.timeout_s,
@@ -164,6 +169,7 @@ class Trainer:
         self._commit_due = 0.0
         self._heartbeat_due = 0.0
         self._turned = time.monotonic()
+        self._unsaid, self._say_due = 0, 0.0
         self._is_ready = False
         self._store_up = True
         self._source_up = True
@@ -201,6 +207,7 @@ class Trainer:
     def _load(self) -> None:
         for block in self._writer.load():
             self._model.load(block)
+            self._turned = time.monotonic()
 
     def _turn(self) -> None:
         self._turned = time.monotonic()
@@ -237,15 +244,23 @@ class Trainer:
         learned = time.perf_counter()
         if refusals:
             self._dead_letters.put(refusals, messages, self._source.partitions)
-            self._log.warning(
-                "refused", events=len(refusals), reason=refusals[0].reason, path=refusals[0].path,
-                message=refusals[0].message, partition=self._source.partitions[refusals[0].partition],
-                offset=refusals[0].offset,
-            )  # fmt: skip
+            self._say_refused(refusals)
         held_out = int(np.count_nonzero(batch.weights == 0))
         self._counts.update(learned=len(batch) - held_out, held_out=held_out, refused=len(refusals))
         self._stages["read"] += read - began
         self._stages["learn"] += learned - read
+
+    def _say_refused(self, refusals: Sequence[Refusal]) -> None:
+        """One line a second at most, with an example: a topic of nothing but rubbish must not fill the disk."""
+        self._unsaid += len(refusals)
+        if time.monotonic() < self._say_due:
+            return
+        example = refusals[-1]
+        self._log.warning(
+            "refused", events=self._unsaid, reason=example.reason, path=example.path, message=example.message,
+            partition=self._source.partitions[example.partition], offset=example.offset,
+        )  # fmt: skip
+        self._unsaid, self._say_due = 0, time.monotonic() + _SAY_S
 
     def _commit(self, deadline: Deadline | None = None) -> None:
         """Publish what was learned. Dead letters first: an event must never be counted as done and be nowhere."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ctr.errors import PositionLostError, SettingError
+from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
 from ctr.events.messages import Messages
 
 BLOCK_BYTES = 1 << 18
@@ -74,13 +75,15 @@ class FileSource:
     def poll(self, timeout_s: float) -> Messages | None:
         end = time.monotonic() + timeout_s
         while True:
-            if time.monotonic() - self._scanned >= _RESCAN_S:
-                self._scan()
             looked_s = time.time()
-            for index, name in enumerate(self._names):
-                messages = self._read(index, name)
-                if messages is not None:
-                    return messages
+            try:
+                messages = self._next()
+            except OSError as error:
+                self.up = False
+                raise SourceUnavailableError(f"{error.filename} cannot be read: {error.strerror}") from error
+            self.up = True
+            if messages is not None:
+                return messages
             self._caught_up_s = looked_s
             if not self._follow:
                 self._done = True
@@ -88,6 +91,15 @@ class FileSource:
             if time.monotonic() >= end:
                 return None
             time.sleep(min(0.02, timeout_s))
+
+    def _next(self) -> Messages | None:
+        if time.monotonic() - self._scanned >= _RESCAN_S:
+            self._scan()
+        for index, name in enumerate(self._names):
+            messages = self._read(index, name)
+            if messages is not None:
+                return messages
+        return None
 
     def _read(self, index: int, name: str) -> Messages | None:
         offset, size = self._positions.get(name, 0), BLOCK_BYTES
@@ -146,13 +158,11 @@ class FileSource:
         return self._caught_up_s or self._started_s
 
     def lag(self) -> dict[str, int]:
-        left = {}
+        left = 0
         for name in list(self._names):
-            try:
-                left[name] = max(0, Path(name).stat().st_size - self._positions.get(name, 0))
-            except FileNotFoundError:
-                left[name] = 0
-        return left
+            with contextlib.suppress(FileNotFoundError):
+                left += max(0, Path(name).stat().st_size - self._positions.get(name, 0))
+        return {str(self._root): left}  # one number: a directory may hold thousands of files
 
     def committed(self, offsets: Mapping[str, int]) -> None:
         pass

@@ -83,40 +83,40 @@ class KafkaSource:
             numbers = self._consumer.partitions_for_topic(self._topic)
             if not numbers:
                 raise SettingError("--topic", self._topic, "a topic that exists on this broker")
-            self._tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
-            self._index = {tp: i for i, tp in enumerate(self._tps)}
-            self._consumer.assign(self._tps)
-            first = self._consumer.beginning_offsets(self._tps, timeout_ms=self._timeout_ms)
-            self._ends = self._consumer.end_offsets(self._tps, timeout_ms=self._timeout_ms)
-            origin = first if offsets else self._origins(first)
+            tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
+            self._consumer.assign(tps)
+            first = self._consumer.beginning_offsets(tps, timeout_ms=self._timeout_ms)
+            ends = self._consumer.end_offsets(tps, timeout_ms=self._timeout_ms)
+            origin = first if offsets else self._origins(first, ends)
         except KafkaError as error:
             raise SourceUnavailableError(f"Kafka at {self._bootstrap} does not answer: {_said(error)}") from error
         if offsets and self._start != "earliest":
             structlog.get_logger().info("start_ignored", start=self._start, reason="the model has stored positions")
-        self._positions = [offsets.get(self._name(tp), origin[tp]) for tp in self._tps]
-        self._newest_s = [0.0] * len(self._tps)
-        for tp, position in zip(self._tps, self._positions, strict=True):
+        positions = [offsets.get(self._name(tp), origin[tp]) for tp in tps]
+        for tp, position in zip(tps, positions, strict=True):
             if position < first[tp]:
                 raise PositionLostError(
                     f"{self._name(tp)}: offset {position} is to be learned next, the log begins at {first[tp]}: "
                     f"retention removed {first[tp] - position} events that were never learned; train a new generation"
                 )
-            if position > self._ends[tp]:
+            if position > ends[tp]:
                 raise PositionLostError(
-                    f"{self._name(tp)}: offset {position} is to be learned next, the log ends at {self._ends[tp]}: the "
+                    f"{self._name(tp)}: offset {position} is to be learned next, the log ends at {ends[tp]}: the "
                     "topic was cut or made anew; train a new generation"
                 )
             self._consumer.seek(tp, position)
+        self._index = {tp: i for i, tp in enumerate(tps)}
+        self._ends, self._newest_s, self._positions, self._tps = ends, [0.0] * len(tps), positions, tps
         self._looked = 0.0
 
-    def _origins(self, first: Mapping[Any, int]) -> Mapping[Any, int]:
+    def _origins(self, first: Mapping[Any, int], ends: Mapping[Any, int]) -> Mapping[Any, int]:
         """Where a new model begins."""
         if self._start == "earliest":
             return first
         if self._start_ms is None:
-            return self._ends
-        found = self._consumer.offsets_for_times(dict.fromkeys(self._tps, self._start_ms), timeout_ms=self._timeout_ms)
-        return {tp: self._ends[tp] if found.get(tp) is None else found[tp].offset for tp in self._tps}
+            return ends
+        found = self._consumer.offsets_for_times(dict.fromkeys(first, self._start_ms), timeout_ms=self._timeout_ms)
+        return {tp: end if found.get(tp) is None else found[tp].offset for tp, end in ends.items()}
 
     def poll(self, timeout_s: float) -> Messages | None:
         try:
@@ -141,6 +141,7 @@ class KafkaSource:
         partitions: list[int] = []
         offsets: list[int] = []
         arrivals: list[float] = []
+        now = time.time()
         for tp, held in records.items():
             index = self._index[tp]
             for record in held:
@@ -148,7 +149,7 @@ class KafkaSource:
                 values.append(value or b"")
                 lengths.append(-1 if value is None else len(value))
                 offsets.append(record.offset)
-                arrivals.append(record.timestamp / 1000)
+                arrivals.append(record.timestamp / 1000 if record.timestamp >= 0 else now)  # -1: it carries none
             partitions.extend([index] * len(held))
             self._positions[index] = held[-1].offset + 1
             self._newest_s[index] = max(self._newest_s[index], arrivals[-1])
