@@ -106,6 +106,9 @@ def test_a_wrong_specification(tmp_path, events):
         (("--kafka", NOBODY, "--topic", "t", "--start", "soon"), "--start = 'soon'"),
         (("--from", "SELF", "--listen", "nonsense"), "--listen = 'nonsense'"),
         (("--from", "SELF", "--dead-letters", "/nowhere/x"), "--dead-letters = "),
+        (("--kafka", NOBODY, "--topic", "t", "--follow"), "--follow = "),
+        (("--kafka", NOBODY, "--topic", "t", "--from", "SELF"), "--from = "),
+        (("--kafka", NOBODY, "--topic", "t", "--dead-letters", "SELF"), "--dead-letters = "),
     ],
 )
 def test_settings_that_cannot_be_used(redis_url, spec, events, arguments, said):

@@ -61,7 +61,6 @@ class FileSource:
                 )
 
     def _scan(self) -> None:
-        self._scanned = time.monotonic()
         if self._root.is_file():
             found = [self._root]
         else:
@@ -71,6 +70,7 @@ class FileSource:
             )  # fmt: skip
         known = set(self._names)
         self._names.extend(name for name in map(str, found) if name not in known)
+        self._scanned = time.monotonic()
 
     def poll(self, timeout_s: float) -> Messages | None:
         end = time.monotonic() + timeout_s
