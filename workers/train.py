@@ -235,6 +235,7 @@ class Trainer:
     def _learn(self, messages: Messages) -> None:
         began = time.perf_counter()
         batch, refusals = self._reader.read(messages)
+        refusals = [*messages.refused, *refusals]
         read = time.perf_counter()
         p = self._model.learn_many(batch)
         judged = np.isfinite(p)
