@@ -81,5 +81,9 @@ class PositionLostError(CtrError):
     """The log no longer holds, or never held, the event at which learning must go on."""
 
 
+class TooManyRefusedError(CtrError):
+    """So many events cannot be read that the source, or the specification, must be the wrong one."""
+
+
 class PortInUseError(CtrError):
     """The address to listen on is taken."""

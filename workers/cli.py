@@ -50,7 +50,7 @@ def main(log_level: str) -> None:
     \b
     Exit codes: 0 done, 1 crashed, 2 wrong usage, 3 wrong setting or specification, 4 Redis or Kafka unavailable,
     5 model missing, mismatched or damaged, 6 fenced by another writer, 7 position lost in the log, 8 port in use,
-    130 ended at once by a second signal.
+    9 too many unreadable events, 130 ended at once by a second signal.
     """
     log.configure(log_level)
 
@@ -75,6 +75,10 @@ def main(log_level: str) -> None:
               help="Seconds that Redis or Kafka may be away before the worker gives up.")  # fmt: skip
 @click.option("--window", type=click.IntRange(min=1), default=100_000, show_default=True,
               help="Events over which quality is measured, each predicted before it is learned.")  # fmt: skip
+@click.option("--refused-run", type=click.IntRange(min=0), default=1000, show_default=True,
+              help="Stop after so many unreadable events without a readable one; 0: never.")  # fmt: skip
+@click.option("--refused-share", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True,
+              help="Stop when so large a share of the last 10,000 events is unreadable; 1: never.")  # fmt: skip
 def train(**options: Any) -> None:
     """Learn from events, one by one, and publish the parameters to Redis."""
     from workers import train as worker  # noqa: PLC0415  numba takes a second: only where needed

@@ -27,7 +27,7 @@ from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
 from ctr.spec import Spec
 from ctr.store import Cut, ShardKeys, ShardWriter, Watermarks, connect, open_model
-from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters
+from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters, RefusalLimit
 from workers.lifecycle import Deadline, ExitCode, Shutdown, retry
 from workers.progress import Progress
 from workers.sources import Source
@@ -61,6 +61,8 @@ class TrainSettings:
     dead_letters: Path | None = None
     outage_limit_s: float = 600.0
     window: int = 100_000
+    refused_run: int = 1000
+    refused_share: float = 0.5
     timeout_s: float = 5.0
 
 
@@ -89,6 +91,7 @@ def train(settings: TrainSettings) -> ExitCode:
     trainer = Trainer(
         spec, source, writer, dead_letters, shutdown,
         outage_limit_s=settings.outage_limit_s, window=settings.window,
+        limit=RefusalLimit(settings.refused_run, settings.refused_share),
     )  # fmt: skip
     server = None
     try:
@@ -151,15 +154,17 @@ class Trainer:
         How long a service may be away before the worker gives up.
     window : int
         Events over which quality is measured.
+    limit : RefusalLimit
+        When so many events cannot be read that learning on makes no sense.
     """
 
     def __init__(
         self, spec: Spec, source: Source, writer: ShardWriter, dead_letters: DeadLetters, shutdown: Shutdown, *,
-        outage_limit_s: float, window: int,
+        outage_limit_s: float, window: int, limit: RefusalLimit,
     ) -> None:  # fmt: skip
         self._spec, self._source, self._writer = spec, source, writer
         self._dead_letters, self._shutdown, self._outage_limit_s = dead_letters, shutdown, outage_limit_s
-        self._reader = open_reader(spec)
+        self._reader, self._limit = open_reader(spec), limit
         self._model = Model(spec)
         self._window = Window(window)
         self._log = log.get(worker="trainer", model=spec.model_id)
@@ -236,6 +241,7 @@ class Trainer:
         began = time.perf_counter()
         batch, refusals = self._reader.read(messages)
         refusals = [*messages.refused, *refusals]
+        self._limit.count(len(batch), refusals)
         read = time.perf_counter()
         p = self._model.learn_many(batch)
         judged = np.isfinite(p)
