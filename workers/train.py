@@ -173,7 +173,7 @@ class Trainer:
         self._committed: dict[str, int] = {}
         self._commit_due = 0.0
         self._heartbeat_due = 0.0
-        self._turned = time.monotonic()
+        self._turned = self._answered = time.monotonic()
         self._unsaid, self._say_due = 0, 0.0
         self._is_ready = False
         self._store_up = True
@@ -219,7 +219,10 @@ class Trainer:
         began = time.perf_counter()
         try:
             messages = self._source.poll(_POLL_S)
+            self._answered = self._turned
         except SourceUnavailableError as error:
+            if self._turned - self._answered > self._outage_limit_s:
+                raise
             messages, said = None, str(error)
             self._shutdown.wait(0.5)
         else:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
 from ctr.events.messages import Messages
+from workers.sources.compressed import SUFFIXES, CompressedFile
 
 BLOCK_BYTES = 1 << 18
 """Read at a time: some hundred events, so that a commit is never far away."""
@@ -18,7 +19,7 @@ _RESCAN_S = 0.2
 
 
 class FileSource:
-    """Reads files one after another, in the order of their names.
+    """Reads files one after another, in the order of their names; ``.gz`` and ``.zst`` ones decompressed.
 
     Parameters
     ----------
@@ -37,6 +38,8 @@ class FileSource:
         self._started_s = time.time()
         self._names: list[str] = []
         self._positions: dict[str, int] = {}
+        self._compressed: dict[str, CompressedFile] = {}
+        self._read_whole: set[str] = set()
         self._caught_up_s = 0.0
         self._scanned = 0.0
         self._done = False
@@ -54,7 +57,7 @@ class FileSource:
         self._positions, self._done = dict(offsets), False
         self._scan()
         for name, offset in offsets.items():
-            if name in self._names and Path(name).stat().st_size < offset:
+            if name in self._names and not name.endswith(SUFFIXES) and Path(name).stat().st_size < offset:
                 raise PositionLostError(
                     f"{name} has {Path(name).stat().st_size} bytes, {offset} of it are learned already: it was cut or "
                     "replaced; give the file another name, or train a new generation"
@@ -104,38 +107,54 @@ class FileSource:
     def _read(self, index: int, name: str) -> Messages | None:
         offset, size = self._positions.get(name, 0), BLOCK_BYTES
         try:
-            with Path(name).open("rb") as file:
-                file.seek(offset)
-                data = file.read(size)
-                while data and b"\n" not in data and len(data) == size and size <= self._max_line:
-                    size *= 2
-                    file.seek(offset)
-                    data = file.read(size)
-                if not data:
-                    return None
-                cut = data.rfind(b"\n") + 1
-                if cut == 0:
-                    return self._unfinished_line(index, name, offset, data, complete=len(data) < size)
+            data = self._peek(name, offset, size)
+            while b"\n" not in data and len(data) == size and size <= self._max_line:
+                size *= 2
+                data = self._peek(name, offset, size)
+            if not data:
+                return None
+            cut = data.rfind(b"\n") + 1
+            if cut == 0:
+                return self._unfinished_line(index, name, offset, data, complete=len(data) < size)
         except FileNotFoundError:
             return None
         self._positions[name] = offset + cut
         return self._lines(index, offset, data[:cut])
 
+    def _peek(self, name: str, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of a file from `offset` on."""
+        if not name.endswith(SUFFIXES):
+            with Path(name).open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        if name in self._read_whole:
+            return b""
+        if name not in self._compressed:
+            self._compressed[name] = CompressedFile(Path(name))
+        try:
+            data = self._compressed[name].peek(offset, size)
+        except OSError:
+            self._compressed.pop(name).close()  # it may be copied here still: from its start the next time
+            raise
+        if not data:
+            self._read_whole.add(name)  # it does not grow: no need to decompress it again to see that
+            self._compressed.pop(name).close()
+        return data
+
     def _unfinished_line(self, index: int, name: str, offset: int, data: bytes, *, complete: bool) -> Messages | None:
         """No newline in all that could be read: the file's end, or a line beyond all bounds."""
         if complete:
-            if self._follow:
+            if self._follow and not name.endswith(SUFFIXES):
                 return None  # its writer is not done yet
             self._positions[name] = offset + len(data)
             return self._lines(index, offset, data + b"\n")
-        with Path(name).open("rb") as file:
-            file.seek(offset + len(data))
-            skipped = len(data)
-            while piece := file.readline(BLOCK_BYTES):
-                skipped += len(piece)
-                if piece.endswith(b"\n"):
-                    break
-        self._positions[name] = offset + skipped
+        behind = offset + len(data)
+        while piece := self._peek(name, behind, BLOCK_BYTES):
+            newline = piece.find(b"\n") + 1
+            behind += newline or len(piece)
+            if newline:
+                break
+        self._positions[name] = behind
         return self._lines(index, offset, data + b"\n")
 
     def _lines(self, index: int, offset: int, data: bytes) -> Messages | None:
@@ -161,11 +180,17 @@ class FileSource:
         left = 0
         for name in list(self._names):
             with contextlib.suppress(FileNotFoundError):
-                left += max(0, Path(name).stat().st_size - self._positions.get(name, 0))
+                size = Path(name).stat().st_size
+                if name.endswith(SUFFIXES):  # how much is left is known at its end only
+                    left += 0 if name in self._read_whole else size
+                else:
+                    left += max(0, size - self._positions.get(name, 0))
         return {str(self._root): left}  # one number: a directory may hold thousands of files
 
     def committed(self, offsets: Mapping[str, int]) -> None:
         pass
 
     def close(self) -> None:
-        pass
+        for file in self._compressed.values():
+            file.close()
+        self._compressed.clear()
