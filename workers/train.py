@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class TrainSettings:
     """What the command line and the environment say."""
 
     spec: Path
-    redis: str
+    redis: str = field(repr=False)  # may hold a password
     kafka: str | None = None
     topic: str | None = None
     path: Path | None = None
@@ -169,7 +169,7 @@ class Trainer:
         self._window = Window(window)
         self._log = log.get(worker="trainer", model=spec.model_id)
         self._interval_s = spec.commit.interval_ms / 1000
-        self._event_s = 0.0
+        self._event_s = self._arrival_s = 0.0
         self._committed: dict[str, int] = {}
         self._commit_due = 0.0
         self._heartbeat_due = 0.0
@@ -194,18 +194,24 @@ class Trainer:
         self._log.info("stopped", **self.summary())
 
     def _recover(self) -> None:
-        """Become the writer, load what is stored, go to the stored positions, publish that we are here."""
+        """Become the writer, once the source can be read from where the store is.
+
+        In this order: a trainer that cannot run harms none that does, and a good table is not given up for nothing.
+        """
         self._is_ready = False
+        warm_up(self._spec)
+        offsets = self._patiently(self._writer.look).offsets
+        self._patiently(lambda: self._source.open(offsets))
         meta = self._patiently(self._writer.take_over)
+        if meta.offsets != offsets:
+            self._patiently(lambda: self._source.open(meta.offsets))
         self._model = Model(self._spec)
         self._patiently(self._load)
-        self._event_s = meta.watermarks.event_s
-        self._patiently(lambda: self._source.open(meta.offsets))
+        self._event_s, self._arrival_s = meta.watermarks.event_s, meta.watermarks.arrival_s
         self._committed = {}
         self._log.info(
             "recovered", version=str(meta.version), rows=self._model.rows, partitions=len(self._source.partitions)
         )
-        warm_up(self._spec)
         self._commit()
         self._is_ready = True
 
@@ -279,7 +285,7 @@ class Trainer:
         cut = Cut(
             rows=self._model.take_dirty(),
             offsets=self._source.positions(),
-            watermarks=Watermarks(self._event_s, self._source.arrival_watermark_s()),
+            watermarks=Watermarks(self._event_s, self._arrived()),
         )
         try:
             self._patiently(lambda: self._writer.commit(cut), deadline)
@@ -295,6 +301,11 @@ class Trainer:
         now = time.monotonic()
         self._commit_due, self._heartbeat_due = now + self._interval_s, now + max(self._interval_s, _HEARTBEAT_S)
         self._stages["commit"] += time.perf_counter() - began
+
+    def _arrived(self) -> float:
+        """The arrival watermark: what the store says of the positions we began at, until the source knows better."""
+        self._arrival_s = max(self._arrival_s, self._source.arrival_watermark_s())
+        return self._arrival_s
 
     def _patiently(self, action: Any, deadline: Deadline | None = None) -> Any:
         """Do it, through outages up to the limit."""
@@ -334,13 +345,13 @@ class Trainer:
     def summary(self) -> dict[str, Any]:
         """Where we stand, for progress and logs."""
         quality = self._window.measure()
+        figures = {"logloss": quality.logloss, "normalized_entropy": quality.normalized_entropy, "auc": quality.auc}
         return {
             "events": self._counts["learned"],
             "refused": self._counts["refused"],
             "rows": self._model.rows,
-            "logloss": round(quality.logloss, 5),
-            "normalized_entropy": round(quality.normalized_entropy, 4),
-            "auc": round(quality.auc, 4),
+            # JSON has no NaN
+            **{name: round(value, 5) if np.isfinite(value) else None for name, value in figures.items()},
             "lag": sum(self._source.lag().values()),
         }
 
@@ -354,7 +365,7 @@ class Trainer:
             "ctr_source_up": float(self._source.up),
             "ctr_source_lag": {(name,): float(lag) for name, lag in self._source.lag().items()},
             "ctr_event_watermark_seconds": self._event_s,
-            "ctr_arrival_watermark_seconds": self._source.arrival_watermark_s(),
+            "ctr_arrival_watermark_seconds": self._arrived(),
             "ctr_stage_seconds": {(stage,): seconds for stage, seconds in self._stages.items()},
             "ctr_commits": float(counts["commits"]),
             "ctr_commit_retries": float(counts["retries"]),

@@ -141,3 +141,30 @@ def test_telling_lag_tools_never_waits_and_never_fails(log, opened):
     began = time.monotonic()
     source.committed(source.positions())
     assert time.monotonic() - began < 1
+
+
+def test_a_silent_partition_beside_a_busy_one_is_up_to_date(kafka, topic):
+    name = topic(partitions=2)
+    sink = KafkaSink(kafka.bootstrap, name)
+    source = KafkaSource(kafka.bootstrap, name, group="contract", start="earliest")
+    source.open({})
+    before, until = time.time(), time.monotonic() + 20
+    while source.arrival_watermark_s() < before and time.monotonic() < until:
+        sink.send([b"busy"] * 3, partition=0)
+        sink.flush()
+        source.poll(0.5)
+    source.close()
+    sink.close()
+    assert source.arrival_watermark_s() >= before
+
+
+def test_positions_of_other_sources_do_not_decide_where_a_topic_begins(kafka, topic):
+    name = topic()
+    sink = KafkaSink(kafka.bootstrap, name)
+    sink.send([b"old"] * 5)
+    sink.flush()
+    sink.close()
+    source = KafkaSource(kafka.bootstrap, name, group="contract", start="latest")
+    source.open({"/data/backfill.jsonl": 900})
+    assert source.positions() == {f"{name}:0": 5}
+    source.close()

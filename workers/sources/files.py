@@ -32,8 +32,12 @@ class FileSource:
     """
 
     def __init__(self, path: Path, *, follow: bool, max_line_bytes: int) -> None:
-        if not path.exists():
-            raise SettingError("--from", str(path), "a file or directory that exists")
+        try:
+            readable = path.is_file() or path.is_dir()
+        except OSError:
+            readable = False
+        if not readable:
+            raise SettingError("--from", str(path), "a file or directory that exists (no pipe: it has no positions)")
         self._root, self._follow, self._max_line = path.resolve(), follow, max_line_bytes
         self._started_s = time.time()
         self._names: list[str] = []
@@ -42,6 +46,8 @@ class FileSource:
         self._read_whole: set[str] = set()
         self._caught_up_s = 0.0
         self._scanned = 0.0
+        self._current = 0
+        """Index of the first file that was not at its end when it was last looked at."""
         self._done = False
         self.up = True
 
@@ -96,13 +102,27 @@ class FileSource:
             time.sleep(min(0.02, timeout_s))
 
     def _next(self) -> Messages | None:
+        """Of the first file that has something, in the order of names; the others are only looked at now and then."""
         if time.monotonic() - self._scanned >= _RESCAN_S:
             self._scan()
-        for index, name in enumerate(self._names):
-            messages = self._read(index, name)
-            if messages is not None:
-                return messages
+            self._current = 0
+        while self._current < len(self._names):
+            name = self._names[self._current]
+            if self._may_have_more(name):
+                messages = self._read(self._current, name)
+                if messages is not None:
+                    return messages
+            self._current += 1
         return None
+
+    def _may_have_more(self, name: str) -> bool:
+        """Cheaper than opening the file: most of a directory was read long ago."""
+        if name.endswith(SUFFIXES):
+            return name not in self._read_whole
+        try:
+            return Path(name).stat().st_size > self._positions.get(name, 0)
+        except FileNotFoundError:
+            return False
 
     def _read(self, index: int, name: str) -> Messages | None:
         offset, size = self._positions.get(name, 0), BLOCK_BYTES

@@ -14,7 +14,13 @@ import kafka
 import numpy as np
 import structlog
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, UnsupportedCodecError
+from kafka.errors import (
+    KafkaError,
+    LogTruncationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    UnsupportedCodecError,
+)
 
 from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
 from ctr.events.messages import Messages, Refusal
@@ -103,10 +109,11 @@ class KafkaSource:
             self._consumer.assign(tps)
             first = self._consumer.beginning_offsets(tps, timeout_ms=self._timeout_ms)
             ends = self._consumer.end_offsets(tps, timeout_ms=self._timeout_ms)
-            origin = first if offsets else self._origins(first, ends)
+            held = [self._name(tp) for tp in tps if self._name(tp) in offsets]
+            origin = first if held else self._origins(first, ends)
         except KafkaError as error:
             raise SourceUnavailableError(f"Kafka at {self._bootstrap} does not answer: {_said(error)}") from error
-        if offsets and self._start != "earliest":
+        if held and self._start != "earliest":
             structlog.get_logger().info("start_ignored", start=self._start, reason="the model has stored positions")
         positions = [offsets.get(self._name(tp), origin[tp]) for tp in tps]
         for tp, position in zip(tps, positions, strict=True):
@@ -145,16 +152,13 @@ class KafkaSource:
             return self._skipped(self._index[error.tp], error)
         except UnsupportedCodecError as error:
             raise SettingError("--topic", self._topic, f"its messages need a package: {_said(error)}") from None
-        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
-            raise PositionLostError(
-                f"{self._topic}: the log no longer holds the next event to learn ({_said(error)}): it was cut, or "
-                "retention passed us; train a new generation"
-            ) from None
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError, LogTruncationError) as error:
+            raise self._lost(error) from None
         except KafkaError as error:
             self.up = False
             raise SourceUnavailableError(f"Kafka at {self._bootstrap}: {_said(error)}") from error
+        self._look(records)
         if not records:
-            self._look()
             return None
         self.up = True
         if self._walk is None:
@@ -229,23 +233,35 @@ class KafkaSource:
             np.array(partitions, np.int32), np.array(offsets, np.int64), np.array(arrivals, np.float64),
         )  # fmt: skip
 
-    def _look(self) -> None:
-        """Nothing came: find out whether nothing is there, or the broker is away."""
+    def _look(self, records: Mapping[Any, Any]) -> None:
+        """Of partitions that gave nothing: find out whether nothing is there, or the broker is away."""
         now = time.time()
         if now - self._looked < _LOOK_S:
             return
         self._looked = now
+        silent = [tp for tp in self._tps if tp not in records]
         try:
-            self._ends = self._consumer.end_offsets(self._tps, timeout_ms=1000)
+            ends = self._consumer.end_offsets(silent, timeout_ms=1000) if silent else {}
+            # behind the last record may lie markers of transactions, and what compaction removed
+            at = {tp: self._consumer.position(tp, timeout_ms=1000) or 0 for tp in silent}
+        except LogTruncationError as error:
+            raise self._lost(error) from None
         except KafkaError:
             self.up = False
             return
         self.up = True
-        for i, tp in enumerate(self._tps):
-            # behind the last record may lie markers of transactions, and what compaction removed
-            self._positions[i] = max(self._positions[i], self._consumer.position(tp, timeout_ms=1000) or 0)
-            if self._positions[i] >= self._ends[tp]:
+        self._ends = {**self._ends, **ends}
+        for tp in silent:
+            i = self._index[tp]
+            self._positions[i] = max(self._positions[i], at[tp])
+            if self._positions[i] >= ends[tp]:
                 self._newest_s[i] = now
+
+    def _lost(self, error: KafkaError) -> PositionLostError:
+        return PositionLostError(
+            f"{self._topic}: the log no longer holds the next event to learn ({_said(error)}): it was cut, or "
+            "retention passed us; train a new generation"
+        )
 
     def positions(self) -> dict[str, int]:
         return dict(zip(self.partitions, self._positions, strict=True))
@@ -275,6 +291,8 @@ def _milliseconds(text: str) -> int:
     """``--start`` as milliseconds since 1970."""
     try:
         return int(float(text) * 1000)
+    except OverflowError:
+        raise SettingError("--start", text, "earliest, latest, RFC 3339 time or seconds since 1970") from None
     except ValueError:
         pass
     try:

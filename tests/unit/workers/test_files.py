@@ -136,3 +136,13 @@ def test_a_directory_that_goes_away_is_an_outage_and_over_when_it_is_back(tmp_pa
     (folder / "a").write_bytes(b"1\n")
     assert [line for _, _, line in drain(source)] == [b"1"]
     assert source.up
+
+
+def test_many_small_files_cost_no_more_than_their_number(tmp_path, monkeypatch):
+    for i in range(300):
+        (tmp_path / f"{i:04}").write_text(f"{i}\n")
+    opens = []
+    real = FileSource._peek
+    monkeypatch.setattr(FileSource, "_peek", lambda *args: opens.append(args[1]) or real(*args))
+    assert len(drain(opened(tmp_path))) == 300
+    assert len(opens) < 2 * 300, "no file is opened again for each that follows"
