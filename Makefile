@@ -43,7 +43,7 @@ status: setup  ## what of it runs
 
 lock: setup  ## resolve the packages anew into requirements.lock
 	@.venv/bin/pip install --quiet uv
-	@.venv/bin/uv pip compile pyproject.toml --all-extras --generate-hashes --no-emit-index-url --python-version 3.11 \
+	@.venv/bin/uv pip compile pyproject.toml --extra demo --extra dev --generate-hashes --no-emit-index-url --python-version 3.11 \
 		--upgrade --quiet --custom-compile-command "make lock" -o requirements.lock
 
 clean:  ## forget the environment, caches and the local stack's state

@@ -33,7 +33,7 @@ class EventError(CtrError):
     Parameters
     ----------
     reason : str
-        One of a small fixed set, fit for a metric label: see `ctr.events.reasons`.
+        One of a small fixed set, fit for a metric label: see `ctr.events.REASONS`.
     path : str
         JSONPath or column of the bad value, ``$`` for the whole event.
     message : str
@@ -83,6 +83,10 @@ class ServerWentBackError(CtrError):
 
 class PositionLostError(CtrError):
     """The log no longer holds, or never held, the event at which learning must go on."""
+
+
+class TooManyRefusedError(CtrError):
+    """So many events cannot be read that the source, or the specification, must be the wrong one."""
 
 
 class PortInUseError(CtrError):

@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -75,7 +76,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """An event dated further ahead of its arrival is refused: one dated 2099 would expire the whole model."""
     max_bytes: Annotated[int, msgspec.Meta(ge=64, le=64 << 20)] = 1 << 20
     """A longer message is refused unread."""
-    max_weight: Annotated[float, msgspec.Meta(gt=0)] = 1e6
+    max_weight: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1e6
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -333,6 +334,16 @@ def _at(raw: Any, path: str) -> Any:
     return value
 
 
+def _is_pattern(text: str) -> bool:
+    """Whether strptime reads what strftime writes with it: a bad directive would refuse every event."""
+    moment = datetime(2020, 2, 29, 13, 14, 15, tzinfo=UTC)
+    try:
+        datetime.strptime(moment.strftime(text), text)  # noqa: DTZ007  only whether it can be read
+    except ValueError:
+        return False
+    return "%" in text
+
+
 def _check(spec: Spec) -> None:
     """What types alone cannot say."""
     for key, value in flatten(spec):
@@ -365,7 +376,7 @@ def _check(spec: Spec) -> None:
         raise SettingError("event.delimiter", event.delimiter, 'only format = "delimited" takes a delimiter')
     if event.delimiter in '"\r\n':
         raise SettingError("event.delimiter", event.delimiter, "any character but a quote or a line break")
-    if event.time_format not in ("s", "ms", "us", "rfc3339") and "%" not in event.time_format:
+    if event.time_format not in ("s", "ms", "us", "rfc3339") and not _is_pattern(event.time_format):
         raise SettingError("event.time_format", event.time_format, "one of s, ms, us, rfc3339, or a strptime pattern")
     if event.format == "libffm":
         for key, column in (("time", event.time), ("id", event.id), ("weight", event.weight)):

@@ -55,7 +55,7 @@ def check(spec_path: str | Path, sample_path: str | Path, events: int, echo: Cal
     SettingError
         A file that cannot be read, or a specification that is wrong.
     """
-    spec = specification.parse(_read_text(Path(spec_path)), str(spec_path))
+    spec = specification.read(Path(spec_path))
     if Path(sample_path).is_dir():
         raise SettingError("sample", str(sample_path), "a file, not a directory")
     try:
@@ -149,9 +149,11 @@ class _Seen:
 
 def _event(reader: Reader, batch: Batch, index: int, line: bytes, number: int) -> str:
     record = reader.parse(line)
+    named = reader.spec.event.id
     table = _table(
         f"Line {number:,}: label {batch.labels[index]:g}, weight {batch.weights[index]:g},"
-        f" time {_when(float(batch.times_s[index]))}",
+        f" time {_when(float(batch.times_s[index]))}"
+        + (f", id {_cut(repr(lookup(record, named)))}" if named else ""),
         "field", "in the event", "hashed as", "key", "value",
     )  # fmt: skip
     entries = slice(int(batch.start[index]), int(batch.start[index + 1]))
@@ -168,12 +170,6 @@ def _event(reader: Reader, batch: Batch, index: int, line: bytes, number: int) -
             table.add_row(declared.name, shown, _cut(repr(text)), f"{int(keys[at]):016x}", f"{values[at]:.6g}")
     return _text(table)
 
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError("specification", str(path), f"cannot be read: {error}") from None
 
 
 def _line_in(messages: Messages, at: int) -> int:

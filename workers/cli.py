@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import ctr
 from ctr import log
@@ -30,6 +32,23 @@ def _examples(text: str) -> Any:
     return {"epilog": "\b\nExamples:\n" + text, "context_settings": {"max_content_width": 110}}
 
 
+def _drop_from_environment(options: dict[str, Any], *names: str) -> None:
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
+            options[name] = None
+
+
+class _Finite(click.FloatRange):
+    """A number within bounds, neither NaN nor infinite."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        number = super().convert(value, parameter, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", parameter, context)
+        return number
+
+
 redis_option = click.option(
     "--redis", envvar="CTR_REDIS", default=_REDIS, show_default=True, show_envvar=True, help="Where parameters live."
 )
@@ -50,7 +69,7 @@ def main(log_level: str) -> None:
     \b
     Exit codes: 0 done, 1 crashed, 2 wrong usage, 3 wrong setting or specification, 4 Redis or Kafka unavailable,
     5 model missing, mismatched or damaged, 6 fenced by another writer, 7 position lost in the log, 8 port in use,
-    130 ended at once by a second signal.
+    9 too many unreadable events, 130 ended at once by a second signal.
     """
     log.configure(log_level)
 
@@ -71,14 +90,20 @@ def main(log_level: str) -> None:
 @listen_option
 @click.option("--dead-letters", type=click.Path(path_type=Path), help="With --from: file for events that cannot be "
               "read; PATH.dlq where not given. With --kafka they go to TOPIC.dlq.")  # fmt: skip
-@click.option("--outage-limit", "outage_limit_s", type=click.FloatRange(min=0), default=600.0, show_default=True,
+@click.option("--outage-limit", "outage_limit_s", type=_Finite(min=0), default=600.0, show_default=True,
               help="Seconds that Redis or Kafka may be away before the worker gives up.")  # fmt: skip
-@click.option("--window", type=click.IntRange(min=1), default=100_000, show_default=True,
+@click.option("--window", type=click.IntRange(1, 100_000_000), default=100_000, show_default=True,
               help="Events over which quality is measured, each predicted before it is learned.")  # fmt: skip
+@click.option("--refused-run", type=click.IntRange(min=0), default=1000, show_default=True,
+              help="Stop after so many unreadable events without a readable one; 0: never.")  # fmt: skip
+@click.option("--refused-share", type=_Finite(0, 1, min_open=True), default=0.5, show_default=True,
+              help="Stop when so large a share of the last 10,000 events is unreadable; 1: never.")  # fmt: skip
 def train(**options: Any) -> None:
     """Learn from events, one by one, and publish the parameters to Redis."""
     from workers import train as worker  # noqa: PLC0415  numba takes a second: only where needed
 
+    if options["path"] is not None:  # a flag wins over the environment
+        _drop_from_environment(options, "kafka", "topic")
     sys.exit(worker.train(worker.TrainSettings(**options)))
 
 
@@ -113,17 +138,19 @@ def check(spec: Path, sample: Path, events: int) -> None:
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Kafka topic; made if it does not exist.")
 @click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that is made.")
 @click.option("--events", type=click.IntRange(min=1), help="How many; endless without it.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second; flat out without it.")
+@click.option("--rate", type=_Finite(min=0, min_open=True), help="Events a second; flat out without it.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Decides the whole market.")
-@click.option("--users", type=click.IntRange(min=1), default=20_000, show_default=True, help="Number of users.")
-@click.option("--ads", type=click.IntRange(min=1), default=400, show_default=True, help="Number of ads alive.")
-@click.option("--start-time", "start_time_s", type=float, metavar="SECONDS",
+@click.option("--users", type=click.IntRange(1, 10_000_000), default=20_000, show_default=True, help="Number of users.")
+@click.option("--ads", type=click.IntRange(1, 1_000_000), default=400, show_default=True, help="Number of ads alive.")
+@click.option("--start-time", "start_time_s", type=_Finite(), metavar="SECONDS",
               help="Date events from here on (seconds since 1970) instead of now.")  # fmt: skip
 @click.option("--truth", is_flag=True, help="Add each event's true click probability as `p`.")
 def simulate(**options: Any) -> None:
     """Make the events of an endless ad market whose true click probabilities, and so the best logloss, are known."""
     from workers.simulate import SimulateSettings, run  # noqa: PLC0415  as above
 
+    if options["out"] is not None:
+        _drop_from_environment(options, "kafka", "topic")
     sys.exit(run(SimulateSettings(**options)))
 
 
@@ -135,7 +162,7 @@ def simulate(**options: Any) -> None:
 @click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, required=True, help="To.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, required=True, help="Made if it does not exist.")
 @click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that is made.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Lines a second; flat out without it.")
+@click.option("--rate", type=_Finite(min=0, min_open=True), help="Lines a second; flat out without it.")
 @click.option("--header", is_flag=True, help="Leave out the first line of each file.")
 def replay(path: Path, **options: Any) -> None:
     """Send the lines of a file, or of a directory's files, to a Kafka topic, one message each."""

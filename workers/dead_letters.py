@@ -11,12 +11,56 @@ from typing import Protocol
 
 import msgspec
 
-from ctr.errors import SettingError, SourceUnavailableError
+from ctr.errors import SettingError, SourceUnavailableError, TooManyRefusedError
 from ctr.events.messages import Messages, Refusal
 from workers.sinks import KafkaSink
 
 PAYLOAD_BYTES = 64 << 10
 """What is kept of a refused event at most."""
+
+
+class RefusalLimit:
+    """Stops a worker that reads the wrong topic, instead of pouring all of it into dead letters.
+
+    Parameters
+    ----------
+    run : int
+        So many refusals without one event that could be read end it; 0 for no limit.
+    share : float
+        So large a share of the last `WINDOW` events or more ends it; 1 for no limit.
+    """
+
+    WINDOW = 10_000
+
+    def __init__(self, run: int, share: float) -> None:
+        self._run_limit, self._share_limit = run, share
+        self._run = self._good = self._bad = 0
+
+    def count(self, good: int, refusals: Sequence[Refusal]) -> None:
+        """Count what one turn of the loop brought.
+
+        Raises
+        ------
+        TooManyRefusedError
+            What was learned since the last commit is not committed: the log still has it.
+        """
+        bad = len(refusals)
+        self._run = 0 if good else self._run + bad
+        self._good, self._bad = self._good + good, self._bad + bad
+        total = self._good + self._bad
+        if self._run_limit and self._run >= self._run_limit:
+            said = f"the last {self._run:,} events, with not a good one among them"
+        elif bad and total >= self.WINDOW and self._share_limit < 1 and self._bad >= self._share_limit * total:
+            said = f"{self._bad:,} of the last {total:,} events"
+        else:
+            if total >= self.WINDOW:
+                self._good, self._bad = self._good // 2, self._bad // 2
+            return
+        last = refusals[-1]
+        raise TooManyRefusedError(
+            f"cannot read {said}; the last one: {last.reason}, {last.path}: {last.message}. `ctr check` shows what the "
+            "specification makes of a sample"
+        )
 
 
 class DeadLetters(Protocol):

@@ -23,6 +23,7 @@ from ctr.errors import (
     ShardLostError,
     SourceUnavailableError,
     StoreUnavailableError,
+    TooManyRefusedError,
 )
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class ExitCode(enum.IntEnum):
     FENCED = 6
     POSITION = 7
     PORT = 8
+    REFUSED = 9
     KILLED = 130
 
 
@@ -53,6 +55,7 @@ _CODES: tuple[tuple[type[CtrError], ExitCode], ...] = (
     (FencedError, ExitCode.FENCED),
     (PositionLostError, ExitCode.POSITION),
     (PortInUseError, ExitCode.PORT),
+    (TooManyRefusedError, ExitCode.REFUSED),
 )
 
 

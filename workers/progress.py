@@ -59,6 +59,6 @@ class Progress:
         done, left = sum(self._source.positions().values()), summary["lag"]
         self._bar.update(
             self._task, completed=done, total=done + left or None,
-            description=f"{summary['events']:,} events  {rate:,.0f}/s  logloss {summary['logloss']:.4f}  "
-            f"NE {summary['normalized_entropy']:.3f}  AUC {summary['auc']:.3f}  {summary['rows']:,} rows",
+            description=f"{summary['events']:,} events  {rate:,.0f}/s  logloss {summary['logloss']}  "
+            f"NE {summary['normalized_entropy']}  AUC {summary['auc']}  {summary['rows']:,} rows",
         )  # fmt: skip

@@ -47,6 +47,7 @@ class KafkaSink:
                 linger_ms=20,
                 batch_size=256 << 10,
                 max_request_size=self.MAX_BYTES,
+                max_block_ms=min(patience_ms, 5000),
                 compression_type="lz4",
                 reconnect_backoff_max_ms=2000,
                 metrics_enabled=False,

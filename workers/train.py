@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ from ctr import spec as specification
 from ctr.errors import CtrError, ServerWentBackError, SettingError, SourceUnavailableError
 from ctr.events import encode_rows, open_reader
 from ctr.events.hashing import partition_salts
-from ctr.events.messages import Messages
+from ctr.events.messages import Messages, Refusal
 from ctr.model import Model
 from ctr.quality import Window
 from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
 from ctr.spec import Spec
 from ctr.store import Cut, ShardKeys, ShardWriter, Watermarks, connect, open_model
-from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters
+from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters, RefusalLimit
 from workers.lifecycle import Deadline, ExitCode, Shutdown, retry
 from workers.progress import Progress
 from workers.sources import Source
@@ -42,6 +42,8 @@ _HEARTBEAT_S = 1.0
 _GRACE_S = 10.0
 """Budget of a graceful stop."""
 _POLL_S = 0.1
+_SAY_S = 1.0
+"""Least time between two log lines about refused events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class TrainSettings:
     """What the command line and the environment say."""
 
     spec: Path
-    redis: str
+    redis: str = field(repr=False)  # may hold a password
     kafka: str | None = None
     topic: str | None = None
     path: Path | None = None
@@ -60,6 +62,8 @@ class TrainSettings:
     dead_letters: Path | None = None
     outage_limit_s: float = 600.0
     window: int = 100_000
+    refused_run: int = 1000
+    refused_share: float = 0.5
     timeout_s: float = 5.0
 
 
@@ -88,6 +92,7 @@ def train(settings: TrainSettings) -> ExitCode:
     trainer = Trainer(
         spec, source, writer, dead_letters, shutdown,
         outage_limit_s=settings.outage_limit_s, window=settings.window,
+        limit=RefusalLimit(settings.refused_run, settings.refused_share),
     )  # fmt: skip
     server = None
     try:
@@ -109,8 +114,11 @@ def _open_source(settings: TrainSettings, spec: Spec) -> tuple[Source, DeadLette
     if settings.kafka is not None:
         if settings.topic is None:
             raise SettingError("--topic", None, "is required with --kafka")
-        if settings.path is not None:
-            raise SettingError("--from", str(settings.path), "either --from or --kafka")
+        for key, value in (("--from", settings.path), ("--dead-letters", settings.dead_letters)):
+            if value is not None:
+                raise SettingError(key, str(value), "is for files; with --kafka events and dead letters are in topics")
+        if settings.follow:
+            raise SettingError("--follow", True, "is for files; a topic is always followed")
         source = KafkaSource(
             settings.kafka, settings.topic, group=f"ctr-{spec.name}-{spec.generation}", start=settings.start,
             timeout_s=settings.timeout_s,
@@ -145,25 +153,28 @@ class Trainer:
         How long a service may be away before the worker gives up.
     window : int
         Events over which quality is measured.
+    limit : RefusalLimit
+        When so many events cannot be read that learning on makes no sense.
     """
 
     def __init__(
         self, spec: Spec, source: Source, writer: ShardWriter, dead_letters: DeadLetters, shutdown: Shutdown, *,
-        outage_limit_s: float, window: int,
+        outage_limit_s: float, window: int, limit: RefusalLimit,
     ) -> None:  # fmt: skip
         self._spec, self._source, self._writer = spec, source, writer
         self._dead_letters, self._shutdown, self._outage_limit_s = dead_letters, shutdown, outage_limit_s
-        self._reader = open_reader(spec)
+        self._reader, self._limit = open_reader(spec), limit
         self._model = Model(spec)
         self._window = Window(window)
         self._log = log.get(worker="trainer", model=spec.model_id)
         self._interval_s = spec.commit.interval_ms / 1000
         self._salts = partition_salts(())
-        self._event_s = 0.0
+        self._event_s = self._arrival_s = 0.0
         self._committed: dict[str, int] = {}
         self._commit_due = 0.0
         self._heartbeat_due = 0.0
-        self._turned = time.monotonic()
+        self._turned = self._answered = time.monotonic()
+        self._unsaid, self._say_due = 0, 0.0
         self._is_ready = False
         self._store_up = True
         self._source_up = True
@@ -183,32 +194,42 @@ class Trainer:
         self._log.info("stopped", **self.summary())
 
     def _recover(self) -> None:
-        """Become the writer, load what is stored, go to the stored positions, publish that we are here."""
+        """Become the writer, once the source can be read from where the store is.
+
+        In this order: a trainer that cannot run harms none that does, and a good table is not given up for nothing.
+        """
         self._is_ready = False
+        warm_up(self._spec)
+        offsets = self._patiently(self._writer.look).offsets
+        self._patiently(lambda: self._source.open(offsets))
         meta = self._patiently(self._writer.take_over)
+        if meta.offsets != offsets:
+            self._patiently(lambda: self._source.open(meta.offsets))
         self._model = Model(self._spec)
         self._patiently(self._load)
-        self._event_s = meta.watermarks.event_s
-        self._patiently(lambda: self._source.open(meta.offsets))
         self._salts = partition_salts(())
+        self._event_s, self._arrival_s = meta.watermarks.event_s, meta.watermarks.arrival_s
         self._committed = {}
         self._log.info(
             "recovered", version=str(meta.version), rows=self._model.rows, partitions=len(self._source.partitions)
         )
-        warm_up(self._spec)
         self._commit()
         self._is_ready = True
 
     def _load(self) -> None:
         for block in self._writer.load():
             self._model.load(block)
+            self._turned = time.monotonic()
 
     def _turn(self) -> None:
         self._turned = time.monotonic()
         began = time.perf_counter()
         try:
             messages = self._source.poll(_POLL_S)
+            self._answered = self._turned
         except SourceUnavailableError as error:
+            if self._turned - self._answered > self._outage_limit_s:
+                raise
             messages, said = None, str(error)
             self._shutdown.wait(0.5)
         else:
@@ -229,6 +250,8 @@ class Trainer:
     def _learn(self, messages: Messages) -> None:
         began = time.perf_counter()
         batch, refusals = self._reader.read(messages)
+        refusals = [*messages.refused, *refusals]
+        self._limit.count(len(batch), refusals)
         read = time.perf_counter()
         if len(self._salts) < len(self._source.partitions):
             self._salts = partition_salts(self._source.partitions)
@@ -240,15 +263,23 @@ class Trainer:
         learned = time.perf_counter()
         if refusals:
             self._dead_letters.put(refusals, messages, self._source.partitions)
-            self._log.warning(
-                "refused", events=len(refusals), reason=refusals[0].reason, path=refusals[0].path,
-                message=refusals[0].message, partition=self._source.partitions[refusals[0].partition],
-                offset=refusals[0].offset,
-            )  # fmt: skip
+            self._say_refused(refusals)
         held_out = int(np.count_nonzero(batch.weights == 0))
         self._counts.update(learned=len(batch) - held_out, held_out=held_out, refused=len(refusals))
         self._stages["read"] += read - began
         self._stages["learn"] += learned - read
+
+    def _say_refused(self, refusals: Sequence[Refusal]) -> None:
+        """One line a second at most, with an example: a topic of nothing but rubbish must not fill the disk."""
+        self._unsaid += len(refusals)
+        if time.monotonic() < self._say_due:
+            return
+        example = refusals[-1]
+        self._log.warning(
+            "refused", events=self._unsaid, reason=example.reason, path=example.path, message=example.message,
+            partition=self._source.partitions[example.partition], offset=example.offset,
+        )  # fmt: skip
+        self._unsaid, self._say_due = 0, time.monotonic() + _SAY_S
 
     def _commit(self, deadline: Deadline | None = None) -> None:
         """Publish what was learned. Dead letters first: an event must never be counted as done and be nowhere."""
@@ -257,7 +288,7 @@ class Trainer:
         cut = Cut(
             rows=self._model.take_dirty(),
             offsets=self._source.positions(),
-            watermarks=Watermarks(self._event_s, self._source.arrival_watermark_s()),
+            watermarks=Watermarks(self._event_s, self._arrived()),
             gone=self._model.take_gone(),
         )
         try:
@@ -274,6 +305,11 @@ class Trainer:
         now = time.monotonic()
         self._commit_due, self._heartbeat_due = now + self._interval_s, now + max(self._interval_s, _HEARTBEAT_S)
         self._stages["commit"] += time.perf_counter() - began
+
+    def _arrived(self) -> float:
+        """The arrival watermark: what the store says of the positions we began at, until the source knows better."""
+        self._arrival_s = max(self._arrival_s, self._source.arrival_watermark_s())
+        return self._arrival_s
 
     def _patiently(self, action: Any, deadline: Deadline | None = None) -> Any:
         """Do it, through outages up to the limit."""
@@ -313,13 +349,13 @@ class Trainer:
     def summary(self) -> dict[str, Any]:
         """Where we stand, for progress and logs."""
         quality = self._window.measure()
+        figures = {"logloss": quality.logloss, "normalized_entropy": quality.normalized_entropy, "auc": quality.auc}
         return {
             "events": self._counts["learned"],
             "refused": self._counts["refused"],
             "rows": self._model.rows,
-            "logloss": round(quality.logloss, 5),
-            "normalized_entropy": round(quality.normalized_entropy, 4),
-            "auc": round(quality.auc, 4),
+            # JSON has no NaN
+            **{name: round(value, 5) if np.isfinite(value) else None for name, value in figures.items()},
             "lag": sum(self._source.lag().values()),
         }
 
@@ -333,7 +369,7 @@ class Trainer:
             "ctr_source_up": float(self._source.up),
             "ctr_source_lag": {(name,): float(lag) for name, lag in self._source.lag().items()},
             "ctr_event_watermark_seconds": self._event_s,
-            "ctr_arrival_watermark_seconds": self._source.arrival_watermark_s(),
+            "ctr_arrival_watermark_seconds": self._arrived(),
             "ctr_stage_seconds": {(stage,): seconds for stage, seconds in self._stages.items()},
             "ctr_commits": float(counts["commits"]),
             "ctr_commit_retries": float(counts["retries"]),

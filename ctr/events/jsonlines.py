@@ -36,7 +36,8 @@ def parse(line: bytes) -> Record:
     if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _deeper(record, MAX_DEPTH):
         raise EventError("syntax", "$", f"nested deeper than {MAX_DEPTH} levels")
     if not isinstance(record, dict):
-        raise EventError("type", "$", f"expected an object, got {msgspec.json.encode(record)[:60].decode()}")
+        shown = msgspec.json.encode(record)[:60].decode(errors="ignore")  # the cut may fall into a character
+        raise EventError("type", "$", f"expected an object, got {shown}")
     return record
 
 

@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Reason = Literal["empty", "too_large", "encoding", "syntax", "type", "columns", "label", "time", "weight", "value"]
+Reason = Literal[
+    "empty", "too_large", "encoding", "syntax", "type", "columns", "label", "time", "weight", "value", "corrupt"
+]
 """Why an event is refused: a small fixed set, fit for a metric label."""
 
 
@@ -27,6 +29,8 @@ class Messages:
         Position of the message: a Kafka offset, or the first byte of a line in its (uncompressed) file.
     arrivals_s : (n,) float64
         When the message entered the log, seconds since 1970.
+    refused : tuple of Refusal
+        What the source itself could not read, among or behind these messages: a corrupt record batch.
     """
 
     data: bytes | bytearray | memoryview
@@ -35,6 +39,7 @@ class Messages:
     partitions: NDArray[np.int32]
     offsets: NDArray[np.int64]
     arrivals_s: NDArray[np.float64]
+    refused: tuple[Refusal, ...] = ()
 
     def __len__(self) -> int:
         return len(self.begin)

@@ -81,6 +81,9 @@ class Reader:
                     path = error.path if error.path.startswith("$") else self._prefix + error.path
                     reason = cast("Reason", error.reason)
                     refusals.append(Refusal(partition, offset, reason, path, error.message, first, first + len(line)))
+                except Exception as error:  # noqa: BLE001  a mistake of ours must not be a message that kills for ever
+                    said = f"cannot be read, for a reason this program did not foresee: {error!r}"
+                    refusals.append(Refusal(partition, offset, "type", "$", said[:500], first, first + len(line)))
         return builder.batch(), refusals
 
     def _lines(self, data: bytes, begin: int, end: int, offset: int) -> Iterator[tuple[int, bytes]]:

@@ -69,6 +69,11 @@ class ShardWriter:
         self._owner = ""
         self._meta: Meta | None = None
 
+    def look(self) -> Meta:
+        """What is stored, without becoming the owner."""
+        with translated(), self._dropping():
+            return self._read_meta()
+
     def take_over(self) -> Meta:
         """Become the owner: from here on no other writer's commit can succeed.
 
@@ -142,6 +147,11 @@ class ShardWriter:
         # b. another owner: fenced
         if stored.owner != self._owner:
             self._session.call("UNWATCH")
+            if stored.version.sequence < mine.version.sequence:
+                raise ServerWentBackError(
+                    f"{self._keys.meta} is at version {stored.version} of an earlier owner, {mine.version} had been "
+                    "acknowledged: the server lost commits"
+                )
             raise FencedError(f"{self._keys.meta} now belongs to another writer; this one stops without writing")
         # c. this cut's nonce: an earlier EXEC whose reply was lost had been applied
         if stored.version.nonce == cut.nonce:

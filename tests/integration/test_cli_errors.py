@@ -106,11 +106,26 @@ def test_a_wrong_specification(tmp_path, events):
         (("--kafka", NOBODY, "--topic", "t", "--start", "soon"), "--start = 'soon'"),
         (("--from", "SELF", "--listen", "nonsense"), "--listen = 'nonsense'"),
         (("--from", "SELF", "--dead-letters", "/nowhere/x"), "--dead-letters = "),
+        (("--kafka", NOBODY, "--topic", "t", "--follow"), "--follow = "),
+        (("--kafka", NOBODY, "--topic", "t", "--from", "SELF"), "--from = "),
+        (("--kafka", NOBODY, "--topic", "t", "--dead-letters", "SELF"), "--dead-letters = "),
     ],
 )
 def test_settings_that_cannot_be_used(redis_url, spec, events, arguments, said):
     given = [events if argument == "SELF" else argument for argument in arguments]
     refused(ctr("train", spec, *given, "--redis", redis_url, "--create"), ExitCode.SETTING, said)
+
+
+def test_the_wrong_topic_is_not_poured_into_dead_letters(redis_url, spec, tmp_path):
+    path = tmp_path / "other.jsonl"
+    path.write_text('{"price": 3}\n' * 5000)
+    refused(
+        ctr("train", spec, "--from", path, "--redis", redis_url, "--create"),
+        ExitCode.REFUSED, "not a good one among them", "label", "ctr check",
+    )  # fmt: skip
+    assert path.with_name("other.jsonl.dlq").read_text() == ""
+    with connect(redis_url) as client:
+        assert client.hget("ctr:{ads@1:0}:meta", f"offset:{path}") is None
 
 
 @pytest.mark.parametrize("arguments", [("train",), ("train", "nowhere.toml"), ("serve", "ads", "--frm"), ("trian",)])

@@ -1,5 +1,6 @@
 """The trainer as a process, on a real Kafka and a real Redis: exactly once, dead letters, outages, positions."""
 
+import gzip
 import json
 import random
 import time
@@ -313,6 +314,17 @@ def test_files_are_learned_once_and_read_on(redis_url, spec, tmp_path):
     assert ctr("train", spec("whole"), "--from", whole, "--redis", redis_url, "--create").returncode == ExitCode.OK
     with connect(redis_url) as client:
         assert stored(client, "ads@whole")[0] == in_two[0]
+
+
+def test_a_file_that_stays_damaged_ends_the_worker_with_what_was_learned(redis_url, spec, tmp_path):
+    data, lines = tmp_path / "events.jsonl.gz", market_lines(20_000)
+    data.write_bytes(gzip.compress(b"\n".join(lines) + b"\n")[:-1000])
+    done = ctr("train", spec(), "--from", data, "--redis", redis_url, "--create", "--outage-limit", 1)
+    assert done.returncode == ExitCode.UNAVAILABLE
+    assert "events.jsonl.gz cannot be read: damaged or cut" in done.stderr.splitlines()[-1]
+    with connect(redis_url) as client:
+        [offset] = stored(client, "ads@1")[1].values()
+    assert 0 < int(offset) < sum(len(line) + 1 for line in lines)
 
 
 def test_no_bar_in_a_pipe_and_every_line_is_json(redis_url, spec, tmp_path):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ctr.errors import PositionLostError, SettingError
+from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
 from ctr.events.messages import Messages
+from workers.sources.compressed import SUFFIXES, CompressedFile
 
 BLOCK_BYTES = 1 << 18
 """Read at a time: some hundred events, so that a commit is never far away."""
@@ -17,7 +19,7 @@ _RESCAN_S = 0.2
 
 
 class FileSource:
-    """Reads files one after another, in the order of their names.
+    """Reads files one after another, in the order of their names; ``.gz`` and ``.zst`` ones decompressed.
 
     Parameters
     ----------
@@ -30,14 +32,22 @@ class FileSource:
     """
 
     def __init__(self, path: Path, *, follow: bool, max_line_bytes: int) -> None:
-        if not path.exists():
-            raise SettingError("--from", str(path), "a file or directory that exists")
+        try:
+            readable = path.is_file() or path.is_dir()
+        except OSError:
+            readable = False
+        if not readable:
+            raise SettingError("--from", str(path), "a file or directory that exists (no pipe: it has no positions)")
         self._root, self._follow, self._max_line = path.resolve(), follow, max_line_bytes
         self._started_s = time.time()
         self._names: list[str] = []
         self._positions: dict[str, int] = {}
+        self._compressed: dict[str, CompressedFile] = {}
+        self._read_whole: set[str] = set()
         self._caught_up_s = 0.0
         self._scanned = 0.0
+        self._current = 0
+        """Index of the first file that was not at its end when it was last looked at."""
         self._done = False
         self.up = True
 
@@ -53,14 +63,13 @@ class FileSource:
         self._positions, self._done = dict(offsets), False
         self._scan()
         for name, offset in offsets.items():
-            if name in self._names and Path(name).stat().st_size < offset:
+            if name in self._names and not name.endswith(SUFFIXES) and Path(name).stat().st_size < offset:
                 raise PositionLostError(
                     f"{name} has {Path(name).stat().st_size} bytes, {offset} of it are learned already: it was cut or "
                     "replaced; give the file another name, or train a new generation"
                 )
 
     def _scan(self) -> None:
-        self._scanned = time.monotonic()
         if self._root.is_file():
             found = [self._root]
         else:
@@ -70,17 +79,20 @@ class FileSource:
             )  # fmt: skip
         known = set(self._names)
         self._names.extend(name for name in map(str, found) if name not in known)
+        self._scanned = time.monotonic()
 
     def poll(self, timeout_s: float) -> Messages | None:
         end = time.monotonic() + timeout_s
         while True:
-            if time.monotonic() - self._scanned >= _RESCAN_S:
-                self._scan()
             looked_s = time.time()
-            for index, name in enumerate(self._names):
-                messages = self._read(index, name)
-                if messages is not None:
-                    return messages
+            try:
+                messages = self._next()
+            except OSError as error:
+                self.up = False
+                raise SourceUnavailableError(f"{error.filename} cannot be read: {error.strerror}") from error
+            self.up = True
+            if messages is not None:
+                return messages
             self._caught_up_s = looked_s
             if not self._follow:
                 self._done = True
@@ -89,41 +101,80 @@ class FileSource:
                 return None
             time.sleep(min(0.02, timeout_s))
 
+    def _next(self) -> Messages | None:
+        """Of the first file that has something, in the order of names; the others are only looked at now and then."""
+        if time.monotonic() - self._scanned >= _RESCAN_S:
+            self._scan()
+            self._current = 0
+        while self._current < len(self._names):
+            name = self._names[self._current]
+            if self._may_have_more(name):
+                messages = self._read(self._current, name)
+                if messages is not None:
+                    return messages
+            self._current += 1
+        return None
+
+    def _may_have_more(self, name: str) -> bool:
+        """Cheaper than opening the file: most of a directory was read long ago."""
+        if name.endswith(SUFFIXES):
+            return name not in self._read_whole
+        try:
+            return Path(name).stat().st_size > self._positions.get(name, 0)
+        except FileNotFoundError:
+            return False
+
     def _read(self, index: int, name: str) -> Messages | None:
         offset, size = self._positions.get(name, 0), BLOCK_BYTES
         try:
-            with Path(name).open("rb") as file:
-                file.seek(offset)
-                data = file.read(size)
-                while data and b"\n" not in data and len(data) == size and size <= self._max_line:
-                    size *= 2
-                    file.seek(offset)
-                    data = file.read(size)
-                if not data:
-                    return None
-                cut = data.rfind(b"\n") + 1
-                if cut == 0:
-                    return self._unfinished_line(index, name, offset, data, complete=len(data) < size)
+            data = self._peek(name, offset, size)
+            while b"\n" not in data and len(data) == size and size <= self._max_line:
+                size *= 2
+                data = self._peek(name, offset, size)
+            if not data:
+                return None
+            cut = data.rfind(b"\n") + 1
+            if cut == 0:
+                return self._unfinished_line(index, name, offset, data, complete=len(data) < size)
         except FileNotFoundError:
             return None
         self._positions[name] = offset + cut
         return self._lines(index, offset, data[:cut])
 
+    def _peek(self, name: str, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of a file from `offset` on."""
+        if not name.endswith(SUFFIXES):
+            with Path(name).open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        if name in self._read_whole:
+            return b""
+        if name not in self._compressed:
+            self._compressed[name] = CompressedFile(Path(name))
+        try:
+            data = self._compressed[name].peek(offset, size)
+        except OSError:
+            self._compressed.pop(name).close()  # it may be copied here still: from its start the next time
+            raise
+        if not data:
+            self._read_whole.add(name)  # it does not grow: no need to decompress it again to see that
+            self._compressed.pop(name).close()
+        return data
+
     def _unfinished_line(self, index: int, name: str, offset: int, data: bytes, *, complete: bool) -> Messages | None:
         """No newline in all that could be read: the file's end, or a line beyond all bounds."""
         if complete:
-            if self._follow:
+            if self._follow and not name.endswith(SUFFIXES):
                 return None  # its writer is not done yet
             self._positions[name] = offset + len(data)
             return self._lines(index, offset, data + b"\n")
-        with Path(name).open("rb") as file:
-            file.seek(offset + len(data))
-            skipped = len(data)
-            while piece := file.readline(BLOCK_BYTES):
-                skipped += len(piece)
-                if piece.endswith(b"\n"):
-                    break
-        self._positions[name] = offset + skipped
+        behind = offset + len(data)
+        while piece := self._peek(name, behind, BLOCK_BYTES):
+            newline = piece.find(b"\n") + 1
+            behind += newline or len(piece)
+            if newline:
+                break
+        self._positions[name] = behind
         return self._lines(index, offset, data + b"\n")
 
     def _lines(self, index: int, offset: int, data: bytes) -> Messages | None:
@@ -146,16 +197,20 @@ class FileSource:
         return self._caught_up_s or self._started_s
 
     def lag(self) -> dict[str, int]:
-        left = {}
+        left = 0
         for name in list(self._names):
-            try:
-                left[name] = max(0, Path(name).stat().st_size - self._positions.get(name, 0))
-            except FileNotFoundError:
-                left[name] = 0
-        return left
+            with contextlib.suppress(FileNotFoundError):
+                size = Path(name).stat().st_size
+                if name.endswith(SUFFIXES):  # how much is left is known at its end only
+                    left += 0 if name in self._read_whole else size
+                else:
+                    left += max(0, size - self._positions.get(name, 0))
+        return {str(self._root): left}  # one number: a directory may hold thousands of files
 
     def committed(self, offsets: Mapping[str, int]) -> None:
         pass
 
     def close(self) -> None:
-        pass
+        for file in self._compressed.values():
+            file.close()
+        self._compressed.clear()

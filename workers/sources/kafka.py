@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import kafka
 import numpy as np
 import structlog
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from kafka.errors import (
+    KafkaError,
+    LogTruncationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    UnsupportedCodecError,
+)
 
 from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
-from ctr.events.messages import Messages
+from ctr.events.messages import Messages, Refusal
+from ctr.kernels import build
+from workers.sources.batches import CHECKED, CorruptBatchError, RecordBatch, install
 
-MAX_RECORDS = 2000
-"""Records a poll: large enough to amortise it, small enough to commit in time."""
+MAX_RECORDS = 4000
+"""Records handed over at a time: large enough to amortise a turn of the loop, small enough to commit in time."""
+_MAX_BATCHES = 64
+"""Record batches taken from kafka-python at a time: they wait here, and their bytes with them."""
 _LOOK_S = 1.0
 """How often the log's end is asked for while nothing comes: what proves that we are up to date."""
 
@@ -52,12 +65,21 @@ class KafkaSource:
                 bootstrap_timeout_ms=self._timeout_ms,
                 fetch_max_wait_ms=100,
                 max_partition_fetch_bytes=4 << 20,
-                max_poll_records=MAX_RECORDS,
+                max_poll_records=_MAX_BATCHES,
                 reconnect_backoff_max_ms=2000,
                 metrics_enabled=False,
             )
         except (KafkaError, ValueError, OSError) as error:
             raise SourceUnavailableError(f"no Kafka broker answers at {bootstrap}: {_said(error)}") from None
+        self._walk = build.load("records").walk
+        if not install(self._consumer):
+            self._walk = None
+            self._consumer.config["max_poll_records"] = MAX_RECORDS
+            structlog.get_logger().warning(
+                "slow_records", kafka_python=kafka.__version__,
+                reason=f"raw record batches were checked with {CHECKED}x: records come one by one",
+            )  # fmt: skip
+        self._queue: deque[tuple[int, RecordBatch]] = deque()
         self._tps: list[Any] = []
         self._index: dict[Any, int] = {}
         self._positions: list[int] = []
@@ -83,64 +105,116 @@ class KafkaSource:
             numbers = self._consumer.partitions_for_topic(self._topic)
             if not numbers:
                 raise SettingError("--topic", self._topic, "a topic that exists on this broker")
-            self._tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
-            self._index = {tp: i for i, tp in enumerate(self._tps)}
-            self._consumer.assign(self._tps)
-            first = self._consumer.beginning_offsets(self._tps, timeout_ms=self._timeout_ms)
-            self._ends = self._consumer.end_offsets(self._tps, timeout_ms=self._timeout_ms)
-            origin = first if offsets else self._origins(first)
+            tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
+            self._consumer.assign(tps)
+            first = self._consumer.beginning_offsets(tps, timeout_ms=self._timeout_ms)
+            ends = self._consumer.end_offsets(tps, timeout_ms=self._timeout_ms)
+            held = [self._name(tp) for tp in tps if self._name(tp) in offsets]
+            origin = first if held else self._origins(first, ends)
         except KafkaError as error:
             raise SourceUnavailableError(f"Kafka at {self._bootstrap} does not answer: {_said(error)}") from error
-        if offsets and self._start != "earliest":
+        if held and self._start != "earliest":
             structlog.get_logger().info("start_ignored", start=self._start, reason="the model has stored positions")
-        self._positions = [offsets.get(self._name(tp), origin[tp]) for tp in self._tps]
-        self._newest_s = [0.0] * len(self._tps)
-        for tp, position in zip(self._tps, self._positions, strict=True):
+        positions = [offsets.get(self._name(tp), origin[tp]) for tp in tps]
+        for tp, position in zip(tps, positions, strict=True):
             if position < first[tp]:
                 raise PositionLostError(
                     f"{self._name(tp)}: offset {position} is to be learned next, the log begins at {first[tp]}: "
                     f"retention removed {first[tp] - position} events that were never learned; train a new generation"
                 )
-            if position > self._ends[tp]:
+            if position > ends[tp]:
                 raise PositionLostError(
-                    f"{self._name(tp)}: offset {position} is to be learned next, the log ends at {self._ends[tp]}: the "
+                    f"{self._name(tp)}: offset {position} is to be learned next, the log ends at {ends[tp]}: the "
                     "topic was cut or made anew; train a new generation"
                 )
             self._consumer.seek(tp, position)
+        self._queue.clear()
+        self._index = {tp: i for i, tp in enumerate(tps)}
+        self._ends, self._newest_s, self._positions, self._tps = ends, [0.0] * len(tps), positions, tps
         self._looked = 0.0
 
-    def _origins(self, first: Mapping[Any, int]) -> Mapping[Any, int]:
+    def _origins(self, first: Mapping[Any, int], ends: Mapping[Any, int]) -> Mapping[Any, int]:
         """Where a new model begins."""
         if self._start == "earliest":
             return first
         if self._start_ms is None:
-            return self._ends
-        found = self._consumer.offsets_for_times(dict.fromkeys(self._tps, self._start_ms), timeout_ms=self._timeout_ms)
-        return {tp: self._ends[tp] if found.get(tp) is None else found[tp].offset for tp in self._tps}
+            return ends
+        found = self._consumer.offsets_for_times(dict.fromkeys(first, self._start_ms), timeout_ms=self._timeout_ms)
+        return {tp: end if found.get(tp) is None else found[tp].offset for tp, end in ends.items()}
 
     def poll(self, timeout_s: float) -> Messages | None:
+        if self._queue:
+            return self._decoded()
         try:
             records = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
-        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
-            raise PositionLostError(
-                f"{self._topic}: the log no longer holds the next event to learn ({_said(error)}): it was cut, or "
-                "retention passed us; train a new generation"
-            ) from None
+        except CorruptBatchError as error:
+            self._consumer.seek(error.tp, error.next_offset)
+            return self._skipped(self._index[error.tp], error)
+        except UnsupportedCodecError as error:
+            raise SettingError("--topic", self._topic, f"its messages need a package: {_said(error)}") from None
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError, LogTruncationError) as error:
+            raise self._lost(error) from None
         except KafkaError as error:
             self.up = False
             raise SourceUnavailableError(f"Kafka at {self._bootstrap}: {_said(error)}") from error
-        if records:
-            self.up = True
+        self._look(records)
+        if not records:
+            return None
+        self.up = True
+        if self._walk is None:
             return self._messages(records)
-        self._look()
-        return None
+        self._queue.extend((self._index[tp], batch) for tp, batches in records.items() for batch in batches)
+        return self._decoded()
+
+    def _decoded(self) -> Messages:
+        """The records of the batches that wait, about `MAX_RECORDS` of them."""
+        taken: list[tuple[int, RecordBatch]] = []
+        while self._queue and sum(batch.count for _, batch in taken) < MAX_RECORDS:
+            taken.append(self._queue.popleft())
+        index, batches = [i for i, _ in taken], [batch for _, batch in taken]
+        last = np.cumsum([len(batch.data) for batch in batches])
+        per_batch = [
+            np.array([getattr(batch, name) for batch in batches], np.int64)
+            for name in ("count", "base_offset", "wanted_from", "base_ms", "fixed_ms")
+        ]
+        data = b"".join(batch.data for batch in batches)
+        begin, end, offsets, times_ms, batch_of = (np.empty(per_batch[0].sum(), np.int64) for _ in range(5))
+        n, bad = self._walk(
+            np.frombuffer(data, np.uint8), np.concatenate(([0], last[:-1])), last, *per_batch,
+            begin, end, offsets, times_ms, batch_of,
+        )  # fmt: skip
+        if bad >= 0:
+            self._queue.extendleft(reversed(taken[bad + 1 :]))
+            taken = taken[:bad]
+        for i, batch in taken:
+            self._positions[i] = batch.offset + 1
+        partitions, arrivals = np.array(index, np.int32)[batch_of[:n]], times_ms[:n] / 1000
+        arrivals[arrivals < 0] = time.time()  # -1: the record carries none
+        for i in set(index):
+            self._newest_s[i] = max(self._newest_s[i], arrivals[partitions == i].max(initial=0.0))
+        messages = Messages(data, begin[:n], end[:n], partitions, offsets[:n], arrivals)
+        if bad >= 0:
+            tp, batch = self._tps[index[bad]], batches[bad]
+            error = CorruptBatchError(tp, batch.base_offset, batch.offset + 1, "its records do not fit their lengths")
+            messages = replace(messages, refused=self._skipped(index[bad], error).refused)
+        return messages
+
+    def _skipped(self, index: int, error: CorruptBatchError) -> Messages:
+        """Nothing but the refusal of a batch; reading goes on behind it."""
+        self._positions[index] = error.next_offset
+        structlog.get_logger().error("corrupt_batch", error=_said(error))
+        refusal = Refusal(index, error.base_offset, "corrupt", "$", _said(error), 0, 0)
+        none = np.empty(0, np.int64)
+        return Messages(b"", none, none, none.astype(np.int32), none, none.astype(np.float64), (refusal,))
 
     def _messages(self, records: Mapping[Any, Sequence[Any]]) -> Messages:
+        """The same from kafka-python's records, one by one."""
         values: list[bytes] = []
         lengths: list[int] = []
         partitions: list[int] = []
         offsets: list[int] = []
         arrivals: list[float] = []
+        now = time.time()
         for tp, held in records.items():
             index = self._index[tp]
             for record in held:
@@ -148,7 +222,7 @@ class KafkaSource:
                 values.append(value or b"")
                 lengths.append(-1 if value is None else len(value))
                 offsets.append(record.offset)
-                arrivals.append(record.timestamp / 1000)
+                arrivals.append(record.timestamp / 1000 if record.timestamp >= 0 else now)  # -1: it carries none
             partitions.extend([index] * len(held))
             self._positions[index] = held[-1].offset + 1
             self._newest_s[index] = max(self._newest_s[index], arrivals[-1])
@@ -159,22 +233,35 @@ class KafkaSource:
             np.array(partitions, np.int32), np.array(offsets, np.int64), np.array(arrivals, np.float64),
         )  # fmt: skip
 
-    def _look(self) -> None:
-        """Nothing came: find out whether nothing is there, or the broker is away."""
+    def _look(self, records: Mapping[Any, Any]) -> None:
+        """Of partitions that gave nothing: find out whether nothing is there, or the broker is away."""
         now = time.time()
         if now - self._looked < _LOOK_S:
             return
         self._looked = now
+        silent = [tp for tp in self._tps if tp not in records]
         try:
-            self._ends = self._consumer.end_offsets(self._tps, timeout_ms=1000)
+            ends = self._consumer.end_offsets(silent, timeout_ms=1000) if silent else {}
+            # behind the last record may lie markers of transactions, and what compaction removed
+            at = {tp: self._consumer.position(tp, timeout_ms=1000) or 0 for tp in silent}
+        except LogTruncationError as error:
+            raise self._lost(error) from None
         except KafkaError:
             self.up = False
             return
         self.up = True
-        for i, tp in enumerate(self._tps):
-            # read_committed: markers of transactions lie between the last event and the end
-            if max(self._positions[i], self._consumer.position(tp, timeout_ms=1000) or 0) >= self._ends[tp]:
+        self._ends = {**self._ends, **ends}
+        for tp in silent:
+            i = self._index[tp]
+            self._positions[i] = max(self._positions[i], at[tp])
+            if self._positions[i] >= ends[tp]:
                 self._newest_s[i] = now
+
+    def _lost(self, error: KafkaError) -> PositionLostError:
+        return PositionLostError(
+            f"{self._topic}: the log no longer holds the next event to learn ({_said(error)}): it was cut, or "
+            "retention passed us; train a new generation"
+        )
 
     def positions(self) -> dict[str, int]:
         return dict(zip(self.partitions, self._positions, strict=True))
@@ -204,6 +291,8 @@ def _milliseconds(text: str) -> int:
     """``--start`` as milliseconds since 1970."""
     try:
         return int(float(text) * 1000)
+    except OverflowError:
+        raise SettingError("--start", text, "earliest, latest, RFC 3339 time or seconds since 1970") from None
     except ValueError:
         pass
     try:

@@ -84,3 +84,9 @@ def test_a_number_beyond_float64_is_infinite_and_left_to_the_field_that_wants_it
     assert parse(b'{"a":1,"b":{"c":[1e400,-1e400]}}') == {"a": 1, "b": {"c": [float("inf"), float("-inf")]}}
     assert parse(b'{"a":1' + b"0" * 4000 + b"}") == {"a": 10**4000}
     assert refusal(b'{"a":1' + b"0" * 5000 + b"}") == "value"
+
+
+def test_the_message_about_a_text_is_cut_between_characters():
+    for text in ("é" * 100, "x" + "é" * 100, "😀" * 100):
+        with pytest.raises(EventError, match="expected an object"):
+            parse(json.dumps(text, ensure_ascii=False).encode())

@@ -53,3 +53,9 @@ def test_numbers_beyond_float64(text):
     with pytest.raises(EventError) as caught:
         number(text)
     assert caught.value.reason == "value"
+
+
+def test_a_long_text_of_digits_that_is_no_number_is_told_in_linear_time():
+    # a pattern that backtracks takes hours for this; a test of the algorithm, not of a machine's speed
+    with pytest.raises(EventError):
+        number("1" * 1_000_000 + "x")

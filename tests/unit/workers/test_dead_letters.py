@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from ctr.errors import SettingError
+from ctr.errors import SettingError, TooManyRefusedError
 from ctr.events.messages import Messages, Refusal
-from workers.dead_letters import PAYLOAD_BYTES, FileDeadLetters
+from workers.dead_letters import PAYLOAD_BYTES, FileDeadLetters, RefusalLimit
 
 
 def refusals_of(*payloads):
@@ -48,3 +48,42 @@ def test_a_long_payload_is_cut_and_its_size_kept(tmp_path):
 def test_a_file_that_cannot_be_written_is_known_at_the_start(tmp_path):
     with pytest.raises(SettingError, match="--dead-letters"):
         FileDeadLetters(tmp_path / "nowhere" / "x.dlq")
+
+
+def bad(n):
+    return refusals_of(*[b"x"] * n)[0] if n else []
+
+
+def test_a_run_without_a_good_event_ends_it():
+    limit = RefusalLimit(run=100, share=1)
+    limit.count(0, bad(99))
+    limit.count(1, bad(99))
+    limit.count(0, bad(99))
+    with pytest.raises(TooManyRefusedError, match=r"the last 100 events.*label, \$\.click: is 7"):
+        limit.count(0, bad(1))
+
+
+def test_a_share_of_a_full_window_ends_it_and_a_smaller_one_does_not():
+    limit = RefusalLimit(run=0, share=0.5)
+    for _ in range(100):
+        limit.count(600, bad(400))
+
+    def a_bad_stretch():
+        for _ in range(20):
+            limit.count(100, bad(900))
+
+    with pytest.raises(TooManyRefusedError, match=r"of the last 1\d,\d{3} events"):
+        a_bad_stretch()
+
+
+def test_a_good_stretch_never_ends_it():
+    limit = RefusalLimit(run=0, share=0.5)
+    limit.count(1, bad(6000))
+    limit.count(4000, [])
+    limit.count(100, [])
+
+
+def test_limits_can_be_switched_off():
+    limit = RefusalLimit(run=0, share=1)
+    for _ in range(30):
+        limit.count(0, bad(1000))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctr.errors import PositionLostError, SettingError
+from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
 from workers.sources.files import BLOCK_BYTES, FileSource
 
 
@@ -121,3 +121,28 @@ def test_a_file_that_shrank_is_not_read_on(tmp_path):
 def test_a_path_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SettingError, match=r"--from = .*nowhere"):
         FileSource(tmp_path / "nowhere", follow=False, max_line_bytes=1)
+
+
+def test_a_directory_that_goes_away_is_an_outage_and_over_when_it_is_back(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    source = opened(folder, follow=True)
+    folder.rmdir()
+    time.sleep(0.25)  # the directory is listed again every 0.2 s
+    with pytest.raises(SourceUnavailableError, match="in cannot be read"):
+        source.poll(0)
+    assert not source.up
+    folder.mkdir()
+    (folder / "a").write_bytes(b"1\n")
+    assert [line for _, _, line in drain(source)] == [b"1"]
+    assert source.up
+
+
+def test_many_small_files_cost_no_more_than_their_number(tmp_path, monkeypatch):
+    for i in range(300):
+        (tmp_path / f"{i:04}").write_text(f"{i}\n")
+    opens = []
+    real = FileSource._peek
+    monkeypatch.setattr(FileSource, "_peek", lambda *args: opens.append(args[1]) or real(*args))
+    assert len(drain(opened(tmp_path))) == 300
+    assert len(opens) < 2 * 300, "no file is opened again for each that follows"
