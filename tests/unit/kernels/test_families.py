@@ -270,7 +270,7 @@ def test_many_steps_follow_the_twin(kind, optimizer):
     case = Case(kind, optimizer, shape="multi", normalize=kind != "lr")
     model, twin = Model(case.spec), Naive(case.spec)
     events = random_events(np.random.default_rng(4), 200, case.F, case.shape)
-    events = [replace(event, time_s=1.7e9 + 60.0 * i) for i, event in enumerate(events)]
+    events = [replace(event, time_s=1.7e9 + 1800.0 * i) for i, event in enumerate(events)]
     p = model.learn_many(to_batch(events, case.F, dense=False))
     np.testing.assert_allclose(p, [twin.learn(event).p for event in events], atol=2e-4)
     assert model.counts.rows_expired > 0

@@ -212,7 +212,7 @@ def test_expiry_is_exact_to_the_minute():
     """Seen at minute m, a row is alive while 60 (minute - m) <= ttl."""
     spec = make_spec(2, 4, ttl_s=600.0)
     base = 1577836800 + 60 * 1_000_000
-    features = [(100, 0, 1.0), (200, 1, 1.0)]
+    features = [(100_000, 0, 1.0), (200_000, 1, 1.0)]
     for dense in (True, False):
         for later_s, alive in ((600.0, True), (659.9, True), (660.0, False)):
             model = Model(spec)
@@ -222,15 +222,15 @@ def test_expiry_is_exact_to_the_minute():
             assert (logit != unknown).all() == alive
             model.learn_many(to_batch([Event(features, 1.0, 1.0, base + later_s)], 2, dense=dense))
             rows = unpacked(model)
-            assert rows[100].count == (2 if alive else 1)
+            assert rows[100_000].count == (2 if alive else 1)
             assert model.counts.rows_expired == (0 if alive else 2)
-            assert rows[100].seen == 1_000_000 + int(later_s // 60)
+            assert rows[100_000].seen == 1_000_000 + int(later_s // 60)
 
 
 def test_last_seen_is_a_maximum():
     model = Model(make_spec(1, 4))
     for dense in (True, False):
         for minute in (50, 70, 60):
-            event = Event([(100, 0, 1.0)], 1.0, 1.0, 1577836800 + 60.0 * minute)
+            event = Event([(100_000, 0, 1.0)], 1.0, 1.0, 1577836800 + 60.0 * minute)
             model.learn_many(to_batch([event], 1, dense=dense))
-        assert unpacked(model)[100].seen == 70
+        assert unpacked(model)[100_000].seen == 70
