@@ -29,7 +29,8 @@ class Watermarks:
 
     def fields(self) -> dict[str, str]:
         """As they are stored."""
-        return {"event_s": repr(self.event_s), "arrival_s": repr(self.arrival_s), "commit_s": repr(self.commit_s)}
+        moments = {"event_s": self.event_s, "arrival_s": self.arrival_s, "commit_s": self.commit_s}
+        return {name: repr(float(moment)) for name, moment in moments.items()}  # float: NumPy's repr is not a number
 
     @classmethod
     def read(cls, stored: Mapping[bytes, bytes]) -> Watermarks:

@@ -86,6 +86,14 @@ def test_what_was_committed_is_there_after_a_restart(client):
     assert loaded == {100: 8} | dict.fromkeys(range(101, 2600), 7)
 
 
+def test_watermarks_are_numbers_whatever_kind_of_number_they_were(client):
+    writer = writer_of(client)
+    writer.take_over()
+    writer.commit(cut(rows(1000, 1, 1), 1, event_s=np.float64(1.5)))
+    assert client.hget(KEYS.meta, "event_s") == b"1.5"
+    assert writer_of(client).look().watermarks.arrival_s == 1.5
+
+
 def test_another_owner_fences_the_first_for_good(client):
     old, new = writer_of(client), writer_of(client)
     old.take_over()

@@ -191,7 +191,7 @@ class KafkaSource:
         partitions, arrivals = np.array(index, np.int32)[batch_of[:n]], times_ms[:n] / 1000
         arrivals[arrivals < 0] = time.time()  # -1: the record carries none
         for i in set(index):
-            self._newest_s[i] = max(self._newest_s[i], arrivals[partitions == i].max(initial=0.0))
+            self._newest_s[i] = max(self._newest_s[i], float(arrivals[partitions == i].max(initial=0.0)))
         messages = Messages(data, begin[:n], end[:n], partitions, offsets[:n], arrivals)
         if bad >= 0:
             tp, batch = self._tps[index[bad]], batches[bad]
