@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 import tomllib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -192,8 +193,11 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def digest(self) -> str:
-        """Hash of all that decides what a row means (not of what may change in place)."""
-        fixed = [(key, value) for key, value in flatten(self) if key not in MUTABLE]
+        """Hash of all that decides what a row means: not of what may change in place, nor of what is at its default.
+
+        A key that a later version adds, with the old behaviour as its default, leaves it as it is.
+        """
+        fixed = [(key, value) for key, value in _chosen("", self) if key not in MUTABLE]
         return hashlib.sha256(msgspec.json.encode(fixed)).hexdigest()[:16]
 
 
@@ -220,6 +224,19 @@ def flatten(spec: Spec) -> list[tuple[str, Any]]:
 
     walk("", msgspec.to_builtins(spec))
     return out
+
+
+def _chosen(prefix: str, part: msgspec.Struct) -> Iterator[tuple[str, Any]]:
+    """Settings that are not at their defaults, as (dotted key, value)."""
+    for field in msgspec.structs.fields(part):
+        value, key = getattr(part, field.name), f"{prefix}{field.name}"
+        if isinstance(value, msgspec.Struct):
+            yield from _chosen(f"{key}.", value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):
+            for index, inner in enumerate(value):
+                yield from _chosen(f"{key}[{index}].", inner)
+        elif value != field.default:
+            yield key, value
 
 
 def differences(stored: Spec, given: Spec) -> list[str]:
