@@ -8,15 +8,18 @@
 `step`                what all models share: time, life of a row, start values, sigmoid, the optimizer's step
 `lookup`              keys -> row numbers, admission, removal
 `packing`             rows <-> packed rows
-`pooled`              ffm for any batch and any k: gathers fields into scratch, plain loops
+`pooled`              every family, any batch, any k, any optimizer: gathers fields into scratch, plain loops
 `tile`, `ffm`         ffm for one-hot events with k <= 8: 16 floats at a time, 4 x 4 or 2 x 2 blocks
+`lr`, `fm`, `pair`    lr, fm and fwfm for one-hot events
+`libffm`              libffm's own model, sequential and exact
+`records`             Kafka's record batches, walked over their bytes
 ====================  =======================================================================================
 
 Formulas: an event has features i with field f_i and value x_i; A_{f,g} = sum_{i in f} x_i v_{i,g};
 
     logit = b + sum_i w_i x_i + r sum_{f<g} <A_{f,g}, A_{g,f}>        r = 1 / sum x^2 if normalised, else 1
     g(v_{i,g}) = dl r x_i A_{g,f_i}      g(w_i) = dl x_i      g(b) = dl      dl = c (sigmoid(logit) - y)
-    n += g^2;  w -= step g / sqrt(n)                                                         (AdaGrad)
+    n += g^2;  w -= g / (c0 + c1 sqrt n)               sgd: c1 = 0; AdaGrad: c0 = 0; FTRL-Proximal: both (see `step`)
 
 `tests/naive.py` has the same in NumPy, to be read.
 """

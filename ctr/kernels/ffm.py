@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ctr.kernels.jit import inlined, kernel
+from ctr.kernels.jit import bare, inlined, kernel
 from ctr.kernels.layout import (
     BIAS_ROW,
     C0,
@@ -95,6 +95,14 @@ def predict(
 ) -> None:  # fmt: skip
     """Probabilities or logits of events ``begin:end``; writes nothing else."""
     base = np.zeros(SLOTS, np.int64)
+    predict_events(W, stride, rows, times_s, begin, end, r, ttl_s, hyper, probabilities, out, base)
+
+
+@bare
+def predict_events(
+    W: Any, stride: int, rows: Any, times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any,
+    probabilities: bool, out: Any, base: Any,
+) -> None:  # fmt: skip
     for i in range(begin, end):
         at, minute = (i - begin) * F, minute_of(times_s[i])
         for f in range(F):
@@ -116,6 +124,20 @@ def learn(
     row_key: Any, counters: Any, A: Any, here: Any, out: Any,
 ) -> None:  # fmt: skip
     """Learn events ``begin:end`` in order; ``out`` gets each one's probability before its own update."""
+    base = np.empty(SLOTS, np.int64)
+    born, absent = np.empty(F, np.int64), np.empty(F, np.int64)
+    learn_events(
+        W, stride, P, rows, labels, times_s, begin, end, r, c, ttl_s, seed, hyper, row_key, counters, out, kp, k,
+        base, born, absent,
+    )  # fmt: skip
+
+
+@bare
+def learn_events(
+    W: Any, stride: int, P: int, rows: Any, labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any,
+    ttl_s: float, seed: Any, hyper: Any, row_key: Any, counters: Any, out: Any, kp: int, k: int,
+    base: Any, born: Any, absent: Any,
+) -> None:  # fmt: skip
     if OPT == FTRL:
         rate = OPT, set16(hyper[C0]), set16(hyper[C1])
         more = set16(hyper[LINEAR_C0] - hyper[C0]), set16(hyper[LINEAR_C1] - hyper[C1])
@@ -123,10 +145,8 @@ def learn(
         rate = OPT, set16(hyper[STEP]), set16(ZERO)
         more = set16(hyper[LINEAR_STEP] - hyper[STEP]), set16(ZERO)
     scratch = W.size - SCRATCH_ROWS * stride
-    base = np.empty(SLOTS, np.int64)
     for f in range(SLOTS):
         base[f] = scratch + f * stride
-    born, absent = np.empty(F, np.int64), np.empty(F, np.int64)
     for i in range(begin, end):
         at, minute, ci = (i - begin) * F, minute_of(times_s[i]), c[i - begin]
 

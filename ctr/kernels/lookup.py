@@ -167,10 +167,10 @@ def mark_dirty(dirty: Any, counters: Any, row: int) -> None:
 
 
 @inlined
-def all_held(keys: Any, a: int, b: int, o: int, last: int, index: Any, slots: Any, rows: Any) -> Any:
-    """Rows of the one-hot event with entries ``a:b``, where each key stands in the bucket it is looked for first.
+def at_home(keys: Any, a: int, b: int, o: int, last: int, index: Any, slots: Any, rows: Any) -> Any:
+    """Rows of the one-hot event with entries ``a:b``, of keys that stand in the bucket they are looked for first.
 
-    Nearly every event is like that. No branch for a feature: 93 ns for 39 where the search takes 166.
+    Nearly all do. Returns a bit for each of the others. No branch for a feature: 93 ns for 39 where a search takes 166.
     """
     ahead = np.uint64(AHEAD if b + AHEAD <= last else 0)
     first, n = np.uint64(a), np.uint64(b - a)  # unsigned, or Numba sees to negative indices
@@ -183,8 +183,8 @@ def all_held(keys: Any, a: int, b: int, o: int, last: int, index: Any, slots: An
         s = find5(index, bucket * 8, key)
         row = slots[np.uint64(bucket * 16 + ROW_AT + s)]
         rows[out + j] = row if s < BUCKET_SLOTS else np.uint32(0)
-        elsewhere |= np.uint64(0) if s < BUCKET_SLOTS else key
-    return elsewhere == np.uint64(0)
+        elsewhere |= np.uint64(0) if s < BUCKET_SLOTS or key == 0 else np.uint64(1) << np.uint64(j)
+    return elsewhere
 
 
 @kernel
@@ -210,7 +210,9 @@ def resolve(
     for i in range(begin, end):
         weight = np.float32(0)
         good = True
-        held = dense and all_held(keys, start[i], start[i + 1], first, last, index, slots, rows)
+        elsewhere = ~np.uint64(0)
+        if dense:
+            elsewhere = at_home(keys, start[i], start[i + 1], first, last, index, slots, rows)
         if not dense:
             for e in range(start[i], start[i + 1]):
                 if not abs(values[e]) <= X_MAX:  # also NaN
@@ -228,7 +230,7 @@ def resolve(
                     due = ttl_s > 0 and minute > watermark
                     if due and sweep_number(minute, ttl_s) > sweep_number(watermark, ttl_s):
                         return i
-                    if not held and lacks_room(
+                    if elsewhere != 0 and lacks_room(
                         keys, values, start[i], start[i + 1], index, slots, counters, max_rows, position, seed,
                         admission,
                     ):  # fmt: skip
@@ -238,13 +240,13 @@ def resolve(
             if refused:
                 counters[REFUSED_EVENTS] += 1
         norm = np.float32(0)
-        if held:
-            for e in range(start[i], start[i + 1]):
+        for e in range(start[i], start[i + 1]):
+            if dense and (elsewhere >> np.uint64(e - start[i])) & np.uint64(1) == 0:
                 norm += np.float32(keys[e] != 0)
                 if weight > 0 and rows[e - first] != 0:
                     mark_dirty(dirty, counters, np.int64(rows[e - first]))
-        for e in range(start[i], start[i] if held else start[i + 1]):
-            if e + AHEAD < last:
+                continue
+            if not dense and e + AHEAD < last:
                 prefetch(index, home(keys[e + AHEAD], index) * 8)
             key, x = keys[e], values[e]
             row = np.int64(0)
