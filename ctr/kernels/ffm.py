@@ -103,6 +103,7 @@ def predict_events(
     W: Any, stride: int, rows: Any, times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any,
     probabilities: bool, out: Any, base: Any,
 ) -> None:  # fmt: skip
+    """What `predict` does, with its scratch."""
     for i in range(begin, end):
         at, minute = (i - begin) * F, minute_of(times_s[i])
         for f in range(F):
@@ -138,6 +139,7 @@ def learn_events(
     ttl_s: float, seed: Any, hyper: Any, row_key: Any, counters: Any, out: Any, kp: int, k: int,
     base: Any, born: Any, absent: Any,
 ) -> None:  # fmt: skip
+    """What `learn` does, with its scratch."""
     if OPT == FTRL:
         rate = OPT, set16(hyper[C0]), set16(hyper[C1])
         more = set16(hyper[LINEAR_C0] - hyper[C0]), set16(hyper[LINEAR_C1] - hyper[C1])
