@@ -65,8 +65,9 @@ def check(max_rows, fills):
     assert seen["rows_refused"] == 0
     resident, table = seen["resident"], max_rows * (2 * 160 * 4 + 32)  # 39 fields of k = 4 are 160 floats, padded
     assert resident[1] - resident[0] > table / 2, "it was filled"
-    # filled once (at 2: all rows touched, all scratch seen): no growth but the allocator's noise
-    assert max(resident[2:]) - resident[2] < 0.02 * table + (2 << 20)
+    # from the fifth fill on all rows are touched and every kernel is compiled, also where the disk cache was cold
+    # (25 MB, once): no growth but the allocator's noise
+    assert max(resident[5:]) - resident[5] < 0.02 * table + (2 << 20)
     return seen
 
 
