@@ -219,7 +219,8 @@ class Kafka(Service):
         return [java, *options, "-XX:+UseSerialGC", "-cp", str(kafka_jars() / "*")]
 
     def _format(self) -> None:
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        random = (uuid.uuid4().int >> 1).to_bytes(16, "big")  # below 2^127: an id of "-..." would be read as an option
+        cluster = urlsafe_b64encode(random).decode().rstrip("=")
         done = subprocess.run(
             [
                 *self._java("-XX:TieredStopAtLevel=1"),
