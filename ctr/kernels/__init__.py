@@ -12,7 +12,7 @@
 `tile`, `ffm`         ffm for one-hot events with k <= 8: 16 floats at a time, 4 x 4 or 2 x 2 blocks
 `lr`, `fm`, `pair`    lr, fm and fwfm for one-hot events
 `libffm`              libffm's own model, sequential and exact
-`records`             Kafka's record batches, walked over their bytes
+`scan`                a folder of its own: bytes -> keys
 ====================  =======================================================================================
 
 Formulas: an event has features i with field f_i and value x_i; A_{f,g} = sum_{i in f} x_i v_{i,g};

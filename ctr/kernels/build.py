@@ -63,10 +63,13 @@ def use(isa: str) -> None:
 
 
 @cache
-def sources_hash() -> str:
-    """Of all that decides the machine code, except the processor, which Numba's own cache looks at."""
+def sources_hash(folder: str = "") -> str:
+    """Of all that decides the machine code, except the processor, which Numba's own cache looks at.
+
+    All sources of this room; for a kernel of a `folder` in it, those of the folder too.
+    """
     digest = hashlib.sha256(f"{numba.__version__} {sys.version_info[:2]}".encode())
-    for path in sorted(HERE.glob("*.py")):
+    for path in sorted(HERE.glob("*.py")) + (sorted((HERE / folder).glob("*.py")) if folder else []):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -105,9 +108,13 @@ def with_constants(text: str, name: str, constants: dict[str, int]) -> str:
 
 @cache
 def load(name: str, **constants: int) -> ModuleType:
-    """Kernel module `name`, for example ``load("ffm", F=39, KP=4)``; compiled at the first call of each function."""
+    """Kernel module `name`, for example ``load("ffm", F=39, KP=4)``; compiled at the first call of each function.
+
+    One of a folder is named ``folder/name``.
+    """
     suffix = "".join(f"_{key.lower()}{value}" for key, value in sorted(constants.items()))
-    module_name = f"ctr_{name}{suffix}_{simd.ISA}_{sources_hash()}"
+    folder = name.rpartition("/")[0]
+    module_name = f"ctr_{name.replace('/', '_')}{suffix}_{simd.ISA}_{sources_hash(folder)}"
     path = cache_directory() / f"{module_name}.py"
     if path.exists():
         with contextlib.suppress(OSError):  # last use; the time of change is part of Numba's key

@@ -222,7 +222,7 @@ def test_mutated_bytes_never_lead_outside_the_batch(kafka, topic):
         for held in source._consumer.poll(timeout_ms=500).values():
             raw += held
     source.close()
-    walk, rng = build.load("records").walk, np.random.default_rng(1)
+    walk, rng = build.load("scan/records").walk, np.random.default_rng(1)
     good = np.frombuffer(raw[0].data, np.uint8)
     room, refused = 64, 0
     for _ in range(5000):

@@ -71,7 +71,7 @@ class KafkaSource:
             )
         except (KafkaError, ValueError, OSError) as error:
             raise SourceUnavailableError(f"no Kafka broker answers at {bootstrap}: {_said(error)}") from None
-        self._walk = build.load("records").walk
+        self._walk = build.load("scan/records").walk
         if not install(self._consumer):
             self._walk = None
             self._consumer.config["max_poll_records"] = MAX_RECORDS
