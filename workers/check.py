@@ -21,8 +21,8 @@ from rich.table import Table
 from ctr import spec as specification
 from ctr.errors import SettingError
 from ctr.events import MISSING, Batch, Messages, Reader, Refusal, feature_key, open_reader
-from ctr.events.encoder import texts
 from ctr.events.envelope import lookup
+from ctr.events.names import described
 from ctr.spec import Spec
 from workers.lifecycle import ExitCode
 from workers.sources.files import FileSource
@@ -125,8 +125,11 @@ class _Seen:
         table = _table("Fields", "field", "source", "events that have it")
         never = []
         for declared, filled in zip(self.spec.fields, self.filled.tolist(), strict=True):
-            table.add_row(declared.name, declared.column, _share(filled, self.events))
-            if not filled and self.events:
+            source = " x ".join(declared.cross) if declared.cross else declared.column
+            if declared.transform in ("hour", "weekday"):
+                source = str(self.spec.event.time)
+            table.add_row(declared.name, source, _share(filled, self.events))
+            if not filled and self.events and not declared.derived:
                 never.append(declared.column)
         text = _text(table)
         if never:
@@ -150,24 +153,30 @@ class _Seen:
 def _event(reader: Reader, batch: Batch, index: int, line: bytes, number: int) -> str:
     record = reader.parse(line)
     named = reader.spec.event.id
+    transformed = any(field.transform or field.cross for field in reader.spec.fields)
     table = _table(
         f"Line {number:,}: label {batch.labels[index]:g}, weight {batch.weights[index]:g},"
         f" time {_when(float(batch.times_s[index]))}"
         + (f", id {_cut(repr(lookup(record, named)))}" if named else ""),
-        "field", "in the event", "hashed as", "key", "value",
+        "field", "in the event", "hashed as", "key", "value", *(["in words"] if transformed else []),
     )  # fmt: skip
+    found = described(reader.spec, record, float(batch.times_s[index]))
+    words = {(feature.field, feature.key): (feature.text, feature.name) for feature in found}
     entries = slice(int(batch.start[index]), int(batch.start[index + 1]))
     keys, values, fields = batch.keys[entries], batch.values[entries], batch.fields[entries]
     for position, declared in enumerate(reader.spec.fields):
-        given = lookup(record, declared.column)
+        given = None if declared.derived else lookup(record, declared.column)
         shown = "-" if given is None else _cut(repr(given))
-        hashed = list(dict.fromkeys(texts(declared, record)))  # equal ones are one feature, at the first one's place
         own = np.flatnonzero((fields == position) & (keys != MISSING))
         if not len(own):
             table.add_row(declared.name, shown, "(missing)", "-", "-")
             continue
-        for at, text in zip(own.tolist(), hashed or [""], strict=True):
-            table.add_row(declared.name, shown, _cut(repr(text)), f"{int(keys[at]):016x}", f"{values[at]:.6g}")
+        for at in own.tolist():
+            text, name = words[declared.name, int(keys[at])]
+            hashed = "two keys" if text is None else _cut(repr(text))
+            said = _cut(name) if declared.transform or declared.cross else ""
+            table.add_row(declared.name, shown, hashed, f"{int(keys[at]):016x}", f"{values[at]:.6g}",
+                          *([said] if transformed else []))  # fmt: skip
     return _text(table)
 
 

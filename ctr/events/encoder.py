@@ -16,13 +16,10 @@ from xxhash import xxh64_intdigest
 from ctr.errors import EventError
 from ctr.events.batch import MISSING, Batch
 from ctr.events.envelope import Envelope, Record, label_range, lookup
-from ctr.events.hashing import RESERVED_KEYS, SHIFT, canonical, field_seed, hash_text
-from ctr.events.transforms import log_bin, number
-from ctr.spec import Field, Spec
-
-_NOT_A_CHARACTER = "half of a surrogate pair is no character"
-REAL_MAX = 1e9
-"""Larger numbers are no value of a real field: kernels promise finite rows up to it."""
+from ctr.events.fields import NOT_A_CHARACTER, features
+from ctr.events.hashing import RESERVED_KEYS, SHIFT, cross_key, field_seeds, hash_text
+from ctr.events.transforms import to_clock, to_text
+from ctr.spec import Spec, require_learned
 
 
 class Encoder:
@@ -30,36 +27,56 @@ class Encoder:
 
     A value that may be no feature is refused with an `EventError` of reason "type" or "value" and the value's column as
     path (``tags[2]`` for an element).
+
+    Raises
+    ------
+    SettingError
+        A field whose quantiles were not learned yet.
     """
 
     def __init__(self, spec: Spec) -> None:
+        require_learned(spec)
         self.spec = spec
-        self._singles = [
-            (
-                field.column, "." in field.column, field.bins_per_e if field.transform else None, seed,
-                hash_text("", seed) if field.missing == "feature" else int(MISSING),
-            )
-            for field in spec.fields
-            if not (field.multi or field.real)
-            for seed in (field_seed("" if spec.model.libffm else field.name),)
-        ]  # fmt: skip
-        # In libffm's model a feature is the same in every field.
-        self._seeds = [field_seed("" if spec.model.libffm else field.name) for field in spec.fields]
+        self._seeds = field_seeds(spec)
+        self._singles, self._places, self._clocks, self._crosses = [], [], [], []
+        self._positions = {field.name: index for index, field in enumerate(spec.fields)}
+        for index, (field, seed) in enumerate(zip(spec.fields, self._seeds, strict=True)):
+            if field.cross is not None:
+                self._crosses.append((index, *(self._positions[name] for name in field.cross), seed))
+            elif (clock := to_clock(field)) is not None:
+                self._clocks.append((index, clock, seed))
+            elif field.single:
+                absent = hash_text("", seed) if field.missing == "feature" else int(MISSING)
+                nested, verbatim = "." in field.column, field.transform is None
+                self._singles.append((field.column, nested, verbatim, to_text(field), seed, absent))
+                self._places.append(index)
 
-    def keys(self, record: Record) -> list[int]:
-        """One key for each single-valued field but real ones, `MISSING` where it has none: a row of a dense batch."""
+    def keys(self, record: Record, time_s: float) -> list[int]:
+        """A row of a dense batch: one key a field, `MISSING` where it has none."""
+        keys = self._read(record)
+        if len(keys) == len(self.spec.fields):
+            return keys
+        row = [int(MISSING)] * len(self.spec.fields)
+        for index, key in zip(self._places, keys, strict=True):
+            row[index] = key
+        for index, clock, seed in self._clocks:
+            row[index] = hash_text(clock(time_s), seed)
+        for index, a, b, seed in self._crosses:
+            if row[a] and row[b]:
+                row[index] = cross_key(row[a], row[b], seed)
+        return row
+
+    def _read(self, record: Record) -> list[int]:
+        """One key for each field that has one feature of value 1 and a column, `MISSING` where there is none."""
         keys = []
         get = record.get
         column = ""
         try:
-            for column, nested, bins_per_e, seed, absent in self._singles:
+            for column, nested, verbatim, text_of, seed, absent in self._singles:
                 value = get(column)
                 if nested and value is None:
                     value = lookup(record, column)
-                if bins_per_e is not None:
-                    text = log_bin(value, bins_per_e)
-                else:
-                    text = value if type(value) is str else canonical(value)
+                text = value if verbatim and type(value) is str else text_of(value)
                 if text:
                     # hash_text, written out: a call more for each of 39 values costs 2 us an event.
                     key = xxh64_intdigest(text.encode(), seed)
@@ -69,139 +86,31 @@ class Encoder:
         except EventError as error:
             raise EventError(error.reason, error.path or column, error.message) from None
         except UnicodeEncodeError:
-            raise EventError("encoding", column, _NOT_A_CHARACTER) from None
+            raise EventError("encoding", column, NOT_A_CHARACTER) from None
         return keys
 
-    def entries(self, record: Record) -> tuple[list[int], list[float], list[int]]:
+    def entries(self, record: Record, time_s: float) -> tuple[list[int], list[float], list[int]]:
         """Keys, values and field indices of all features, by field: equal keys of a field merged, none missing.
 
-        Where a multi-valued field holds an object, its features are the keys and their values the numbers; m counts
-        them. Otherwise an element of a multi-valued field has the value 1, 1/m or 1/sqrt(m), where m counts the field's
-        elements without nulls and empty texts, before equal ones are merged by adding their values. A real field's
-        feature has the key of the empty text and the number as its value; 0 is none. A single-valued categorical field
-        that cannot be read is refused before any other.
+        See `fields.features` for the values. A cross has a feature for each pair of a feature of its first field and
+        one of its second; its value is the product of theirs. A single-valued categorical field that cannot be read is
+        refused before any other.
         """
-        keys: list[int] = []
-        values: list[float] = []
-        fields: list[int] = []
-        singles, no_feature = iter(self.keys(record)), int(MISSING)
-        for index, field in enumerate(self.spec.fields):
-            if field.real:
-                x = real_value(field, record)
-                if x:
-                    keys.append(hash_text("", self._seeds[index]))
-                    values.append(x)
-                    fields.append(index)
-                continue
-            if not field.multi:
-                key = next(singles)
-                if key != no_feature:
-                    keys.append(key)
-                    values.append(1.0)
-                    fields.append(index)
-                continue
-            counts: dict[int, float] = {}
-            weighted = weighted_values(field, record)
-            for text in texts(field, record) if weighted is None else ():
-                key = hash_text(text, self._seeds[index])
-                counts[key] = counts.get(key, 0) + 1
-            if weighted is not None:
-                for text, x in weighted.items():
-                    if x and text:
-                        counts[hash_text(text, self._seeds[index])] = x
-            m = len(counts) if weighted is not None else sum(counts.values())
-            scale = 1.0 if field.scale == "none" else m if field.scale == "mean" else math.sqrt(m)
-            keys += counts
-            values += [count / scale for count in counts.values()]
-            fields += [index] * len(counts)
-        return keys, values, fields
-
-
-def weighted_values(field: Field, record: Record) -> Mapping[str, float] | None:
-    """Features and values of a multi-valued field that holds an object of numbers; None where it holds something else.
-
-    Raises
-    ------
-    EventError
-        Reason "type" for what is no number, "value" for one beyond +-`REAL_MAX`, "encoding" for half a surrogate pair.
-    """
-    given = lookup(record, field.column)
-    if not given or not isinstance(given, Mapping):
-        return None
-    out = {}
-    for feature, value in given.items():
-        path = f"{field.column}.{feature}"
-        try:
-            text = canonical(feature)
-            text.encode()
-        except UnicodeEncodeError:
-            raise EventError("encoding", field.column, _NOT_A_CHARACTER) from None
-        except EventError as error:
-            raise EventError(error.reason, field.column, error.message) from None
-        out[text] = finite_value(value, path)
-    return out
-
-
-def real_value(field: Field, record: Record) -> float | None:
-    """Value of a real field; None where it is missing.
-
-    Raises
-    ------
-    EventError
-        Reason "type" for what is no number, "value" for one beyond +-`REAL_MAX`; the field's column as path.
-    """
-    given = lookup(record, field.column)
-    if given is None or given == "":
-        return None
-    return finite_value(given, field.column)
-
-
-def finite_value(given: Any, path: str) -> float:
-    """Value of a feature: a number, or a text that spells one, within +-`REAL_MAX`.
-
-    Raises
-    ------
-    EventError
-        Reason "type" or "value", with `path`.
-    """
-    try:
-        x = number(given)
-    except EventError as error:
-        raise EventError(error.reason, path, error.message) from None
-    if abs(x) > REAL_MAX:
-        raise EventError("value", path, f"expected a number within +-{REAL_MAX:g}, got {x:g}")
-    return x
-
-
-def texts(field: Field, record: Record) -> list[str]:
-    """Canonical texts of a field's features, before equal ones are merged; none where it is missing.
-
-    A real field's is the empty text.
-
-    Raises
-    ------
-    EventError
-        As `Encoder`.
-    """
-    if field.real:
-        return [""] if real_value(field, record) else []
-    if (weighted := weighted_values(field, record) if field.multi else None) is not None:
-        return [text for text, x in weighted.items() if x and text]
-    given = lookup(record, field.column)
-    several = field.multi and isinstance(given, (list, tuple))
-    out, path = [], field.column
-    try:
-        for index, value in enumerate(given if several else (given,)):
-            path = f"{field.column}[{index}]" if several else field.column
-            text = log_bin(value, field.bins_per_e) if field.transform else canonical(value)
-            text.encode()  # raises here, where the path is known
-            if text:
-                out.append(text)
-    except EventError as error:
-        raise EventError(error.reason, path, error.message) from None
-    except UnicodeEncodeError:
-        raise EventError("encoding", path, _NOT_A_CHARACTER) from None
-    return out
+        read, no_feature = iter(self._read(record)), int(MISSING)
+        found: list[dict[int, float]] = []
+        for field, seed in zip(self.spec.fields, self._seeds, strict=True):
+            if field.cross is not None:
+                one, two = (found[self._positions[name]] for name in field.cross)
+                pairs = ((a, b) for a in one.items() for b in two.items())
+                found.append({cross_key(a, b, seed): x * y for (a, x), (b, y) in pairs})
+            elif field.single and not field.derived:
+                key = next(read)
+                found.append({key: 1.0} if key != no_feature else {})
+            else:
+                found.append({hash_text(text, seed): x for text, x in features(field, record, time_s).items()})
+        keys = [key for held in found for key in held]
+        values = [x for held in found for x in held.values()]
+        return keys, values, [index for index, held in enumerate(found) for _ in held]
 
 
 class BatchBuilder:
@@ -237,9 +146,9 @@ class BatchBuilder:
 
     def _add(self, record: Record, label: float, weight: float, time_s: float, partition: int, offset: int) -> None:
         if self._dense:
-            self._keys += self._encoder.keys(record)
+            self._keys += self._encoder.keys(record, time_s)
         else:
-            keys, values, fields = self._encoder.entries(record)
+            keys, values, fields = self._encoder.entries(record, time_s)
             self._keys += keys
             self._values += values
             self._fields += fields

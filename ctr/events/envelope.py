@@ -63,7 +63,7 @@ class Envelope:
 
     def __init__(self, event: Event, labels: tuple[float, float] | None = None) -> None:
         self._event, self._labels = event, labels
-        self._seconds = _clock(event.time_format)
+        self._seconds = clock(event.time_format)
 
     def read(self, record: Record, arrival_s: float) -> tuple[float, float, float]:
         """Label, weight (1 where none is declared) and time in seconds since 1970.
@@ -137,7 +137,7 @@ def _value(record: Record, column: str, reason: str) -> Any:
         raise EventError(reason, error.path, error.message) from None
 
 
-def _clock(time_format: str) -> Callable[[Any], float]:
+def clock(time_format: str) -> Callable[[Any], float]:
     """Value -> seconds since 1970; raises ValueError, OverflowError or EventError for what it cannot read."""
     if time_format in _UNITS_PER_S:
         per_s = _UNITS_PER_S[time_format]

@@ -14,8 +14,12 @@ The canonical text says which values are the same feature:
 * null, "", and a key that is not there: missing, in every format. A field with ``missing = "feature"`` gives it the
   empty text; otherwise it is no feature at all.
 
-Keys 0 to 65535 are reserved (0 no feature, 1 the bias, from 16 on pair weights; see `ctr.rows`). A value that hashes to
-one of them gets ``SHIFT`` added. tests/vectors.json holds all this in examples, for other languages.
+A feature of a field that crosses two others has, for the keys a and b of theirs,
+
+    key         = XXH64(a as 8 bytes, b as 8 bytes, little-endian; seed(field)).
+
+Keys 0 to 65535 are reserved (0 no feature, 1 the bias, from 16 on pair weights; see `ctr.rows`). What hashes to one of
+them gets ``SHIFT`` added. tests/vectors.json holds all this in examples, for other languages.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from numpy.typing import NDArray
 from xxhash import xxh64_intdigest
 
 from ctr.errors import EventError
+from ctr.spec import Spec
 
 RESERVED_KEYS = 65536
 """Keys below this one belong to the model itself; no value hashes to them."""
@@ -42,6 +47,11 @@ SHIFT = 0x9E3779B97F4A7C15
 def field_seed(name: str) -> int:
     """Seed of all keys of a field."""
     return xxh64_intdigest(name.encode(), 0)
+
+
+def field_seeds(spec: Spec) -> list[int]:
+    """Seed of each field's keys; in libffm's model a feature is the same in every field."""
+    return [field_seed("" if spec.model.libffm else field.name) for field in spec.fields]
 
 
 def partition_salts(names: Iterable[str]) -> NDArray[np.uint64]:
@@ -63,7 +73,15 @@ def hash_text(text: str, seed: int) -> int:
     UnicodeEncodeError
         The text holds half of a surrogate pair, which no UTF-8 can say.
     """
-    key = xxh64_intdigest(text.encode(), seed)
+    return _unreserved(xxh64_intdigest(text.encode(), seed))
+
+
+def cross_key(a: int, b: int, seed: int) -> int:
+    """Key of a pair of features, in this order, whose keys are given."""
+    return _unreserved(xxh64_intdigest(a.to_bytes(8, "little") + b.to_bytes(8, "little"), seed))
+
+
+def _unreserved(key: int) -> int:
     return key if key >= RESERVED_KEYS else key + SHIFT
 
 
@@ -138,8 +156,8 @@ def number_text(x: float) -> str:
 def feature_key(field_name: str, value: Any) -> int:
     """Key of a value in a field, as readers and scorers compute it.
 
-    A missing value (None or "") gives the key that a field with ``missing = "feature"`` uses. For a field with
-    ``transform = "log"`` give the bin, `ctr.events.transforms.log_bin`, as the value.
+    A missing value (None or "") gives the key that a field with ``missing = "feature"`` uses. For a field with a
+    transform give the text that it makes of the value (see `ctr.events.transforms`).
 
     Parameters
     ----------

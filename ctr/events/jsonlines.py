@@ -6,7 +6,8 @@ deep, whatever the interpreter's stack would hold; half a surrogate pair, NaN an
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,8 +16,31 @@ from ctr.events.envelope import Record
 
 MAX_DEPTH = 64
 
-_decode = msgspec.json.Decoder().decode
-_decode_wide = msgspec.json.Decoder(float_hook=float).decode
+T = TypeVar("T")
+
+
+def decoder(kind: type[T]) -> Callable[[bytes], T]:
+    """Make a decoder of JSON, for events and for requests, to which a number beyond float64 is infinite, anywhere.
+
+    Where a field wants it, it is refused; where nothing does, it is passed over.
+
+    Raises
+    ------
+    msgspec.DecodeError, UnicodeDecodeError, RecursionError
+        As msgspec's own (the decoder that is made, not this).
+    """
+    plain, wide = msgspec.json.Decoder(kind).decode, msgspec.json.Decoder(kind, float_hook=float).decode
+
+    def decode(data: bytes) -> T:
+        try:
+            return plain(data)
+        except msgspec.ValidationError:  # such a number, or what the other one complains of just as well
+            return wide(data)
+
+    return decode
+
+
+_decode = decoder(object)
 
 
 def parse(line: bytes) -> Record:
@@ -31,7 +55,7 @@ def parse(line: bytes) -> Record:
     try:
         record = _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        record = _again(line, error)
+        raise _refusal(line, error) from None
     # Counting brackets costs 0.1 us; only a line that has many is walked.
     if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _deeper(record, MAX_DEPTH):
         raise EventError("syntax", "$", f"nested deeper than {MAX_DEPTH} levels")
@@ -41,23 +65,17 @@ def parse(line: bytes) -> Record:
     return record
 
 
-def _again(line: bytes, error: Exception) -> Any:
-    """Read a line that the plain decoder gave up, or say why it cannot be read."""
+def _refusal(line: bytes, error: Exception) -> EventError:
+    """Say why a line cannot be read."""
     try:
         line.decode()
     except UnicodeDecodeError as bad:
-        raise EventError("encoding", "$", f"no UTF-8 at byte {bad.start}: {bad.reason}") from None
+        return EventError("encoding", "$", f"no UTF-8 at byte {bad.start}: {bad.reason}")
     if isinstance(error, RecursionError):
-        raise EventError("syntax", "$", f"nested deeper than {MAX_DEPTH} levels") from None
-    if not isinstance(error, msgspec.ValidationError):
-        raise EventError("syntax", "$", str(error)) from None
-    # A number beyond float64 somewhere. It is infinite here, and refused if a field wants it.
-    try:
-        return _decode_wide(line)
-    except msgspec.ValidationError as bad:
-        raise EventError("value", "$", str(bad).partition(" - at ")[0]) from None
-    except (msgspec.DecodeError, RecursionError) as bad:
-        raise EventError("syntax", "$", str(bad)) from None
+        return EventError("syntax", "$", f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(error, msgspec.ValidationError):  # an integer that Python would take for ever to read
+        return EventError("value", "$", str(error).partition(" - at ")[0])
+    return EventError("syntax", "$", str(error))
 
 
 def _deeper(value: Any, levels: int) -> bool:

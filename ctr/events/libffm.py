@@ -8,12 +8,18 @@ feature of value 1, which becomes plain text as in any other format.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctr.errors import EventError
-from ctr.events.encoder import finite_value
 from ctr.events.envelope import Record
+from ctr.events.fields import finite_value
 from ctr.spec import Spec
+
+MOST_FIELD = 9999
+"""Field numbers up to this one are looked up by the scanner."""
 
 
 def parser(spec: Spec) -> Callable[[bytes], Record]:
@@ -53,3 +59,20 @@ def _only(field: str, held: dict[str, float]) -> str:
     if list(held.values()) != [1.0]:
         raise EventError("value", field, f"expected one feature of value 1 (multi = false), got {str(held)[:60]}")
     return next(iter(held))
+
+
+def scan_slots(spec: Spec, columns: Sequence[str]) -> NDArray[np.int64] | None:
+    """Where the field of a number stands among the columns that are read; -1 for those that nobody reads.
+
+    For `ctr.kernels.scan.libffm_text`; None where that cannot read the fields: by their numbers, or because two that
+    share one, or one that is the label too, differ in what it may hold.
+    """
+    kinds = {(field.column, field.multi) for field in spec.fields}
+    fields = {column for column, _ in kinds}
+    if len(kinds) > len(fields) or spec.event.label in fields or max(map(int, fields)) > MOST_FIELD:
+        return None
+    slots = np.full(max(map(int, fields)) + 1, -1, np.int64)
+    for slot, column in enumerate(columns):
+        if column in fields:
+            slots[int(column)] = slot
+    return slots

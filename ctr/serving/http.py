@@ -19,6 +19,7 @@ from prometheus_client import Histogram
 import ctr
 from ctr.errors import EventError
 from ctr.events import Batch
+from ctr.events.jsonlines import decoder
 from ctr.metrics import SCORER, Value, registry
 from ctr.serving.asgi import MAX_BODY_BYTES, HttpError, OpsApp, Reason, Request, Response, json_response
 from ctr.serving.scorer import Scorer
@@ -74,7 +75,7 @@ class ScorerApp(OpsApp):
         self._pool = ThreadPoolExecutor(_FILL_THREADS, thread_name_prefix="fill")
         self._fills = self._unanswered = self._rows = 0
         self._requests: Counter[tuple[str, ...]] = Counter()
-        self._decode = msgspec.json.Decoder(_PredictRequest).decode
+        self._decode = decoder(_PredictRequest)
         self._model_header = (b"x-ctr-model", scorer.model_id.encode())
         metrics = registry(SCORER, self._numbers)
         duration = next(metric for metric in SCORER if metric.name == "ctr_score_request_duration_seconds")
@@ -162,7 +163,8 @@ class ScorerApp(OpsApp):
             "type": model.type,
             "k": model.k,
             "features": [
-                {"name": field.column, "field": field.name, "multi": field.multi} for field in scorer.spec.fields
+                {"name": field.column, "field": field.name, "multi": field.multi}
+                for field in scorer.spec.fields if not field.derived  # what is made of other values is not to be sent
             ],
             "rows_cached": scorer.cache.rows,
             "store": "up" if scorer.error is None else str(scorer.error),

@@ -1,11 +1,13 @@
 import json
+import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ctr.errors import EventError
-from ctr.events.jsonlines import MAX_DEPTH, parse
+from ctr.events.jsonlines import MAX_DEPTH, decoder, parse
 
 
 def refusal(line):
@@ -36,6 +38,14 @@ def test_values_and_literals_are_those_of_another_parser(record, ascii_only):
 @given(st.from_regex(rb"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,24})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
 def test_number_literals_are_rounded_as_another_parser_does(literal):
     assert repr(parse(b'{"x":' + literal + b"}")["x"]) == repr(json.loads(literal))
+
+
+def test_a_number_beyond_float64_is_infinite_in_events_and_requests_alike():
+    assert parse(b'{"a":1e400,"b":[-1e400,1.5,1]}') == {"a": math.inf, "b": [-math.inf, 1.5, 1]}
+    rows = decoder(list[dict[str, object]])
+    assert rows(b'[{"a":1e400}]') == [{"a": math.inf}]
+    with pytest.raises(msgspec.ValidationError, match="Expected `object`"):
+        rows(b'[{"a":1e400}, 7]')
 
 
 def test_of_equal_keys_the_last_counts():

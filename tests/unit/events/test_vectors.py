@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import struct
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal, localcontext
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,11 @@ import pytest
 from ctr import spec as specification
 from ctr.errors import EventError
 from ctr.events import Messages, encode_rows, feature_key, open_reader
-from ctr.events.transforms import log_bin
+from ctr.events.transforms import edge_bin, log_bin
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors.json").read_text(encoding="utf-8"))
 FEATURES, LOGS, REFUSED = VECTORS["features"], VECTORS["log"], VECTORS["refused"]
+BINS, SPLINES, CLOCKS, CROSSES = (VECTORS[name] for name in ("bins", "bspline", "clock", "cross"))
 
 P1, P2, P3, P4, P5 = (
     0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5,
@@ -81,8 +85,10 @@ def test_there_are_about_a_hundred_and_none_twice():
 
 
 def test_keys_are_those_of_the_canonical_texts():
-    for v in FEATURES + LOGS:
+    for v in FEATURES + LOGS + BINS + CLOCKS:
         assert int(v["key"]) == naive_key(v["field"], v["canonical"] or ""), v
+    for v in SPLINES:
+        assert [int(f["key"]) for f in v["features"]] == [naive_key(v["field"], f["canonical"]) for f in v["features"]]
 
 
 def test_some_vectors_would_hit_each_kind_of_reserved_key():
@@ -101,6 +107,49 @@ def test_log_bins_are_those_of_exact_arithmetic():
             assert v["canonical"] == str(-bin_ if x < 0 else bin_), v
 
 
+def test_bins_are_those_of_exact_arithmetic():
+    for v in BINS:
+        if v["canonical"] is not None:
+            x = Fraction(float(json.loads(v["json"])))
+            assert v["canonical"] == str(sum(Fraction(edge) <= x for edge in v["edges"])), v
+
+
+def spline(i, d, t, x):
+    """Cox-de Boor as it is written in books, 0 / 0 being 0, in exact arithmetic."""
+    if d == 0:
+        return Fraction(int(t[i] <= x < t[i + 1] or (x == t[-1] == t[i + 1] > t[i])))
+    left = (x - t[i]) / (t[i + d] - t[i]) if t[i + d] > t[i] else 0
+    right = (t[i + d + 1] - x) / (t[i + d + 1] - t[i + 1]) if t[i + d + 1] > t[i + 1] else 0
+    return left * spline(i, d - 1, t, x) + right * spline(i + 1, d - 1, t, x)
+
+
+def test_splines_are_those_of_exact_arithmetic():
+    for v in SPLINES:
+        if json.loads(v["json"]) in (None, ""):
+            assert v["features"] == []
+            continue
+        edges, d = [Fraction(edge) for edge in v["edges"]], v["degree"]
+        t = [edges[0]] * d + edges + [edges[-1]] * d
+        x = min(max(Fraction(float(json.loads(v["json"]))), t[0]), t[-1])
+        exact = {f"b{i}": spline(i, d, t, x) for i in range(len(edges) - 1 + d)}
+        assert sum(exact.values()) == 1
+        want = {name: float(value) for name, value in exact.items() if value >= Fraction(1, 2**24)}
+        assert {f["canonical"]: f["value"] for f in v["features"]} == want, v
+
+
+def test_hours_and_weekdays_are_those_of_the_calendar():
+    for v in CLOCKS:
+        local = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=v["time_s"], hours=v["utc_offset_h"])
+        assert v["canonical"] == str(local.hour if v["transform"] == "hour" else local.weekday()), v
+
+
+def test_crosses_are_the_hash_of_two_keys():
+    for v in CROSSES:
+        keys = [naive_key(part["field"], part["canonical"]) for part in v["of"]]
+        assert [int(part["key"]) for part in v["of"]] == keys
+        assert int(v["key"]) == xxh64(struct.pack("<QQ", *keys), xxh64(v["field"].encode(), 0))
+
+
 # ---------------------------------------------------------------------------------------------------- the ways in
 
 
@@ -108,6 +157,10 @@ def spec_of(v, fmt, missing="skip", delimiter=None):
     field = {"name": v["field"], "source": "x", "missing": missing}
     if "bins_per_e" in v:
         field |= {"transform": "log", "bins_per_e": v["bins_per_e"]}
+    elif "degree" in v:
+        field |= {"transform": "bspline", "edges": v["edges"], "degree": v["degree"]}
+    elif "edges" in v:
+        field |= {"transform": "bins", "edges": v["edges"]}
     event = {"format": fmt}
     if fmt == "delimited":
         event |= {"columns": ["label", "x", "y"], "delimiter": delimiter}
@@ -139,7 +192,7 @@ def ids(vectors):
     return [v["json"][:24] for v in vectors]
 
 
-@pytest.mark.parametrize("v", FEATURES + LOGS, ids=ids(FEATURES + LOGS))
+@pytest.mark.parametrize("v", FEATURES + LOGS + BINS, ids=ids(FEATURES + LOGS + BINS))
 def test_every_way_in_gives_the_key(v):
     key = int(v["key"])
     missing = v["canonical"] is None
@@ -154,7 +207,43 @@ def test_every_way_in_gives_the_key(v):
                 spec = spec_of(v, "delimited", mode, delimiter)
                 assert one_key(read(spec, csv_line(v, delimiter))) == want
     row = json.loads(v["json"], parse_constant=pytest.fail)
-    assert feature_key(v["field"], log_bin(row, v["bins_per_e"]) if "bins_per_e" in v else row) == key
+    text = log_bin(row, v["bins_per_e"]) if "bins_per_e" in v else edge_bin(row, v["edges"]) if "edges" in v else row
+    assert feature_key(v["field"], text) == key
+
+
+@pytest.mark.parametrize("v", SPLINES, ids=ids(SPLINES))
+def test_every_way_in_gives_the_splines(v):
+    keys, values = [int(f["key"]) for f in v["features"]], [f["value"] for f in v["features"]]
+    spec, cells = spec_of(v, "json"), spec_of(v, "delimited", delimiter=",")
+    row = encode_rows(spec, [open_reader(spec).parse(json_line(v))], 1.0)
+    for batch, refusals in (read(spec, json_line(v)), read(cells, csv_line(v, ",")), (row, [])):
+        assert refusals == []
+        assert batch.keys.tolist() == keys
+        assert batch.values.tolist() == pytest.approx(values, abs=1e-6)
+    batch, _ = read(spec_of(v, "json", "feature"), json_line(v))
+    assert batch.keys.tolist() == (keys or [naive_key(v["field"], "")])
+
+
+@pytest.mark.parametrize("v", CLOCKS[::5], ids=lambda v: f"{v['transform']}{v['utc_offset_h']:+g} {v['time_s']}")
+def test_every_way_in_gives_the_clocks_key(v):
+    field = {"name": v["field"], "transform": v["transform"], "utc_offset_h": v["utc_offset_h"]}
+    spec = specification.from_builtins({"name": "v", "event": {"time": "at", "max_skew_s": 1e9}, "fields": [field]})
+    line = json.dumps({"label": 1, "at": v["time_s"]}).encode()
+    assert one_key(read(spec, line)) == [int(v["key"])]
+    # a request has no time of its own: what stands there is passed over
+    assert encode_rows(spec, [{"at": 0}], v["time_s"]).keys.tolist() == [int(v["key"])]
+
+
+@pytest.mark.parametrize("v", CROSSES, ids=[v["of"][0]["canonical"] for v in CROSSES])
+def test_every_way_in_gives_the_crosss_key(v):
+    one, two = v["of"]
+    fields = [{"name": part["field"], "missing": "feature"} for part in v["of"]]
+    fields.append({"name": v["field"], "cross": [one["field"], two["field"]]})
+    spec = specification.from_builtins({"name": "v", "fields": fields})
+    row = {part["field"]: part["canonical"] for part in v["of"]}
+    keys = [int(one["key"]), int(two["key"]), int(v["key"])]
+    assert one_key(read(spec, json.dumps({"label": 1} | row).encode())) == keys
+    assert encode_rows(spec, [row], 1.0).keys.tolist() == keys
 
 
 @pytest.mark.parametrize("v", REFUSED, ids=ids(REFUSED))

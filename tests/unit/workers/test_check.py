@@ -49,7 +49,8 @@ def test_an_event_is_shown_as_it_is_learned(run):
     assert "Line 2: label 1, weight 0.5, time 1970-01-02T00:00:00+00:00" in text
     shown = text.partition("Fields")[0]
     assert cells(shown, "user") == ["user", "7", "'7'", f"{feature_key('user', 7):016x}", "1"]
-    assert cells(shown, "price") == ["price", "100.5", "'13'", f"{feature_key('price', 13):016x}", "1"]
+    price = ["price", "100.5", "'13'", f"{feature_key('price', 13):016x}", "1", "price in [75.2, 105.3)"]
+    assert cells(shown, "price") == price  # e^(13/3) - 1 = 75.2, e^(14/3) - 1 = 105.3
     b, a = [re.split(r"  +", line.strip()) for line in shown.splitlines() if line.split()[:1] == ["tags"]]
     assert b[2:] == ["'b'", f"{feature_key('tags', 'b'):016x}", "1.1547"]  # 2 of 3 elements: 2 / sqrt 3
     assert a[2:] == ["'a'", f"{feature_key('tags', 'a'):016x}", "0.57735"]
