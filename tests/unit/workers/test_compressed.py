@@ -105,6 +105,19 @@ def test_a_cut_file_gives_what_is_whole_and_then_says_so(tmp_path, opened, suffi
     assert source.up
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_damaged_file_is_an_outage_wherever_the_damage_is(tmp_path, opened, suffix):
+    path, good = tmp_path / f"a{suffix}", compressed(suffix, TEXT)
+    for at in range(12, len(good), len(good) // 40):
+        path.write_bytes(good[:at] + bytes(255 - byte for byte in good[at : at + 4]) + good[at + 4 :])
+        try:
+            drain(opened(path))
+        except SourceUnavailableError as error:
+            assert "damaged or cut" in str(error)  # noqa: PT017  zstd files need not have checksums
+        else:
+            assert suffix == ".zst"
+
+
 def test_what_is_not_compressed_at_all_is_said(tmp_path, opened):
     for suffix in (".gz", ".zst"):
         path = tmp_path / f"a{suffix}"

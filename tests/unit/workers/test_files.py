@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
+from workers.sources import files
 from workers.sources.files import BLOCK_BYTES, FileSource
 
 
@@ -136,6 +137,52 @@ def test_a_directory_that_goes_away_is_an_outage_and_over_when_it_is_back(tmp_pa
     (folder / "a").write_bytes(b"1\n")
     assert [line for _, _, line in drain(source)] == [b"1"]
     assert source.up
+
+
+def test_positions_of_files_that_went_are_forgotten_but_for_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "GONE_FILES", 3)
+    monkeypatch.setattr(files, "_RESCAN_S", 0.0)
+    folder, other = tmp_path / "in", "/elsewhere/a"
+    folder.mkdir()
+    source = opened(folder, {other: 7}, follow=True)
+    for i in range(9):
+        (folder / f"{i}").write_text(f"{i}\n")
+        if i >= 2:
+            (folder / f"{i - 2}").unlink()
+        assert [line for _, _, line in drain(source)] == [b"%d" % i]
+    # 7 and 8 are there, 0 to 6 went; a position of another source is none of ours
+    kept = {str(folder / str(i)): 2 for i in (4, 5, 6, 7, 8)}
+    assert source.positions() == {other: 7, **kept}
+    (folder / "4").write_text("4\n")  # it comes back, as it was
+    assert drain(source) == []
+    (folder / "9").write_text("9\n")
+    for i in (7, 8):
+        (folder / f"{i}").unlink()
+    assert [line for _, _, line in drain(source)] == [b"9"]
+    assert source.positions() == {other: 7, **{str(folder / str(i)): 2 for i in (4, 6, 7, 8, 9)}}
+    # a new source is told all positions, and forgets the first of the names
+    again = opened(folder, {**source.positions(), str(folder / "0"): 2, str(folder / "1"): 2})
+    assert drain(again) == []
+    assert again.positions() == source.positions()
+
+
+def test_a_directory_whose_disk_is_away_keeps_all_positions(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "GONE_FILES", 1)
+    monkeypatch.setattr(files, "_RESCAN_S", 0.0)
+    for i in range(5):
+        (tmp_path / f"{i}").write_text(f"{i}\n")
+    source = opened(tmp_path, follow=True)
+    drain(source)
+    before = source.positions()
+    held = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for path in held:
+        path.unlink()
+    assert drain(source) == []
+    assert source.positions() == before
+    for path, data in held.items():
+        path.write_bytes(data)
+    assert drain(source) == []
+    assert source.positions() == before
 
 
 def test_many_small_files_cost_no_more_than_their_number(tmp_path, monkeypatch):
