@@ -11,20 +11,29 @@ from ctr.events.batch import MISSING, Batch
 from ctr.events.encoder import RowEncoder
 from ctr.events.hashing import BIAS, RESERVED_KEYS, feature_key
 from ctr.events.messages import Messages, Reason, Refusal
-from ctr.events.reader import Reader
+from ctr.events.names import named_features
+from ctr.events.plan import compile_plan
+from ctr.events.reader import Reader as ExactReader
+from ctr.events.scanner import FastReader
 from ctr.spec import Spec
 
 __all__ = [
     "BIAS", "MISSING", "REASONS", "RESERVED_KEYS", "Batch", "Messages", "Reader", "Reason", "Refusal",
-    "encode_rows", "feature_key", "open_reader",
+    "encode_rows", "feature_key", "named_features", "open_reader",
 ]  # fmt: skip
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 """Why an event may be refused; fit for a metric label."""
 
+Reader = ExactReader | FastReader
+"""What `open_reader` makes: ``read`` for messages, ``parse`` for the record of one line."""
+
 
 def open_reader(spec: Spec) -> Reader:
     r"""Make the reader for the events that a specification describes.
+
+    JSON is scanned at the kernels' speed where they know all that the specification asks for, else read line by line;
+    what comes out is the same. A reader may be used by several threads at once.
 
     Examples
     --------
@@ -38,10 +47,12 @@ def open_reader(spec: Spec) -> Reader:
     (array([1.], dtype=float32), array([ True,  True]))
     """
     if spec.event.format == "json":
-        return Reader(spec, jsonlines.parse, prefix="$.")
+        exact = ExactReader(spec, jsonlines.parse, prefix="$.")
+        plan = compile_plan(spec)
+        return exact if plan is None else FastReader(spec, plan, exact)
     if spec.event.format == "libffm":
-        return Reader(spec, libffm.parser(spec))
-    return Reader(spec, delimited.parser(spec), is_header=delimited.header_test(spec), is_blank=delimited.is_blank)
+        return ExactReader(spec, libffm.parser(spec))
+    return ExactReader(spec, delimited.parser(spec), is_header=delimited.header_test(spec), is_blank=delimited.is_blank)
 
 
 def encode_rows(spec: Spec, rows: Sequence[Mapping[str, Any]], times_s: float, path: str = "$.instances") -> Batch:

@@ -8,7 +8,10 @@ but no line break, since lines are events.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctr.errors import EventError
 from ctr.events.envelope import Record
@@ -67,6 +70,17 @@ def header_test(spec: Spec) -> Callable[[bytes], bool]:
             return False
 
     return is_header
+
+
+def scan_slots(spec: Spec, columns: Sequence[str]) -> NDArray[np.int64] | None:
+    """Where a line's cells go among the columns that are read, those that nobody reads behind the last one.
+
+    For `ctr.kernels.scan.delimited`; None where the delimiter is more than a byte of UTF-8.
+    """
+    if len(spec.delimiter.encode()) != 1:
+        return None
+    slots = {column: slot for slot, column in enumerate(columns)}
+    return np.array([slots.get(column, len(columns)) for column in spec.columns], np.int64)
 
 
 def is_blank(line: bytes) -> bool:

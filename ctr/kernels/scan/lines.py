@@ -1,0 +1,167 @@
+"""Messages of lines in, a batch's arrays out, and which lines must go the exact way: the loop that all formats share.
+
+A line goes the exact way for whatever is rare, and for all that is refused: what reasons and messages are is said in
+one place, `ctr.events.reader`.
+"""
+
+# ruff: noqa: PLR1714, SIM109  plain comparisons and branches are what Numba compiles best
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ctr.kernels.jit import bare, helper, inlined, kernel
+from ctr.kernels.scan import jsonlines
+from ctr.kernels.scan.features import MEMO, dense, envelope, sparse
+from ctr.kernels.scan.jsonlines import blanks_end
+from ctr.kernels.scan.memory import byte
+from ctr.kernels.scan.text import clean, find, is_utf8
+
+# constants
+FORMAT = 0
+DENSE = 1
+# end of constants
+
+JSON, DELIMITED, LIBFFM = range(3)
+TAB, LINE_FEED, RETURN, BLANK, COMMA, OPEN_ARRAY, CLOSE_ARRAY, OPEN = 9, 10, 13, 32, 44, 91, 93, 123
+
+
+@helper
+def is_blank(c: Any) -> Any:
+    """Whether a byte is a blank, a tab or part of a line break."""
+    return c == BLANK or c == TAB or c == RETURN or c == LINE_FEED
+
+
+@inlined
+def features(plan: Any, spans: Any, elements: Any, weights: Any, used: Any, time_s: Any, out: Any, at: Any) -> Any:
+    """Entries of an event from `at` on: the one behind them; -1 for "cannot", -2 where there is no room."""
+    if at + plan.event[0].room + used * plan.event[0].room_each > out.keys.shape[0]:
+        behind = np.int64(-2)
+    elif DENSE:
+        can = dense(plan, spans, time_s, out, at)
+        behind = at + plan.fields.shape[0] if can else np.int64(-1)
+    else:
+        behind = sparse(plan, spans, elements, weights, time_s, out, at)
+    return behind
+
+
+@bare
+def _lines(
+    data: Any, tail: Any, tail_from: Any, begin: Any, end: Any, arrivals_s: Any, plan: Any, spans: Any, elements: Any,
+    weights: Any, out: Any,
+) -> Any:  # fmt: skip
+    row, slows, entry, full = 0, 0, np.int64(0), False
+    event = plan.event[0]
+    for i in range(begin.shape[0]):
+        base = tail - tail_from if end[i] > tail_from else data
+        at, stop = base + begin[i], base + end[i]
+        nothing = True
+        single, ascii_only = clean(at, stop)
+        while at < stop and not full:
+            last = stop if single else find(at, stop, LINE_FEED)
+            a, b = at, last
+            while a < b and is_blank(byte(a)):
+                a += 1
+            while a < b and is_blank(byte(b - 1)):
+                b -= 1
+            if a < b:
+                nothing = timeless = False
+                full = row == out.labels.shape[0] or slows == out.slow.shape[0]
+                good = not full and last - at <= event.max_bytes
+                if good and not single:
+                    good, ascii_only = clean(a, b)
+                if good and not ascii_only:
+                    good = is_utf8(a, b)
+                if good:
+                    behind, used = jsonlines.scan(a, b, plan, spans, elements)
+                    good = behind == b
+                if good:
+                    label, weight, time_s, good = envelope(plan, spans, arrivals_s[i])
+                    timeless = not good and event.clock == MEMO
+                if good:
+                    behind = features(plan, spans, elements, weights, used, time_s, out, entry)
+                    full, good = behind == -2, behind >= 0
+                if good:
+                    out.labels[row], out.weights[row], out.times_s[row] = label, weight, time_s
+                    out.message_of[row] = i
+                    entry = behind
+                    row += 1
+                    if not DENSE:
+                        out.start[row] = entry
+                elif not full:
+                    slow = out.slow[slows]
+                    slow[0], slow[1], slow[2], slow[3], slow[4], slow[5] = i, at - base, last - base, row, 0, 0
+                    if timeless:
+                        span = spans[event.time]
+                        slow[4], slow[5] = span.begin - base, span.end - base
+                    slows += 1
+            at = last + 1
+        if nothing and not full:
+            full = slows == out.slow.shape[0]
+            if not full:
+                slow = out.slow[slows]
+                slow[0], slow[1], slow[2], slow[3], slow[4], slow[5] = i, begin[i], end[i], row, 0, 0
+                slows += 1
+        if full:
+            break
+    return row, entry, slows, full
+
+
+@kernel
+def lines(
+    data: Any, tail: Any, tail_from: Any, begin: Any, end: Any, arrivals_s: Any, plan: Any, spans: Any, elements: Any,
+    weights: Any, out: Any,
+) -> Any:  # fmt: skip
+    """All events of messages.
+
+    In: message i is bytes ``begin[i]`` to ``end[i]`` (-1: null) from the address `data` on; where it ends behind
+    `tail_from`, of a copy that holds the bytes from there on at the address `tail`.
+    Out: see `features.Out`.
+
+    Returns
+    -------
+    rows, entries, slow lines, full
+        `full`: there was no room for all; nothing that was written counts.
+    """
+    return _lines(data, tail, tail_from, begin, end, arrivals_s, plan, spans, elements, weights, out)
+
+
+@bare
+def _rows(at: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, weights: Any, out: Any) -> Any:
+    row, entry, full = 0, np.int64(0), False
+    no_controls, ascii_only = clean(at, end)
+    good = no_controls and byte(at) == OPEN_ARRAY and (ascii_only or is_utf8(at, end))
+    at = blanks_end(at + 1, end)
+    while good and not full:
+        at, used = jsonlines.scan(at, end, plan, spans, elements)
+        good = at > 0
+        if good:
+            full = row == out.labels.shape[0]
+        if good and not full:
+            entry = features(plan, spans, elements, weights, used, time_s, out, entry)
+            full, good = entry == -2, entry != -1
+        if good and not full:
+            row += 1
+            if not DENSE:
+                out.start[row] = entry
+            at = blanks_end(at, end)
+            c = byte(at)
+            at = blanks_end(at + 1, end)
+            if c == CLOSE_ARRAY:
+                good = at == end
+                break
+            good = c == COMMA
+    return row if good else -1, entry, full
+
+
+@kernel
+def rows(at: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, weights: Any, out: Any) -> Any:
+    """All rows of an array of JSON objects between two addresses; labels, weights and times are left alone.
+
+    Returns
+    -------
+    rows, entries, full
+        rows -1: it must go the exact way. `full`: there was no room for all; nothing that was written counts.
+    """
+    return _rows(at, end, time_s, plan, spans, elements, weights, out)

@@ -1,0 +1,112 @@
+"""Bytes at an address as Numba values: words, comparisons of 32 bytes at once, and the bit counts that go with them.
+
+An address is an int64. Nobody checks it: callers keep the memory alive and see to it that 64 bytes behind a line's end
+may be read (`ctr.events.scanner` copies the lines at the end of a buffer to where that holds). Addresses instead of
+arrays, because a line may lie in the one or the other, read-only or not, and an array as an argument is seven words.
+"""
+
+# ruff: noqa: ARG001  Numba's code generators have fixed signatures
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+i1, i8, i32, i64, i128 = (ir.IntType(bits) for bits in (1, 8, 32, 64, 128))
+BYTES32 = ir.VectorType(i8, 32)
+
+
+def _intrinsic(typer: Callable[..., Any]) -> Callable[..., Any]:
+    """Numba's decorator, for mypy: what it returns is called with the arguments after `typing`."""
+    made: Callable[..., Any] = intrinsic(typer)
+    return made
+
+
+def _load(kind: Any, doc: str) -> Any:
+    def typer(typing: Any, address: Any) -> Any:
+        def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            return b.zext(b.load(b.inttoptr(args[0], kind.as_pointer()), align=1), i64)
+
+        return types.uint64(types.int64), generate
+
+    typer.__doc__ = doc
+    return _intrinsic(typer)
+
+
+word4 = _load(i32, "Four bytes, the first one lowest, as a uint64.")
+
+
+@_intrinsic
+def word8(typing: Any, address: Any) -> Any:
+    """Eight bytes, the first one lowest, as a uint64."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.load(b.inttoptr(args[0], i64.as_pointer()), align=1)
+
+    return types.uint64(types.int64), generate
+
+
+@_intrinsic
+def byte(typing: Any, address: Any) -> Any:
+    """One byte as an int64."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.zext(b.load(b.inttoptr(args[0], i8.as_pointer()), align=1), i64)
+
+    return types.int64(types.int64), generate
+
+
+def _compare32(comparison: str, signed: bool, doc: str) -> Any:
+    def typer(typing: Any, address: Any, value: Any) -> Any:
+        def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            bytes32 = b.load(b.inttoptr(args[0], BYTES32.as_pointer()), align=1)
+            undefined = ir.Constant(BYTES32, ir.Undefined)
+            one = b.insert_element(undefined, b.trunc(args[1], i8), ir.Constant(i32, 0))
+            all32 = b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(i32, 32), [0] * 32))
+            compare = b.icmp_signed if signed else b.icmp_unsigned
+            return b.zext(b.bitcast(compare(comparison, bytes32, all32), i32), i64)
+
+        return types.uint64(types.int64, types.int64), generate
+
+    typer.__doc__ = doc
+    return _intrinsic(typer)
+
+
+equal32 = _compare32("==", False, "Which of the 32 bytes at an address equal a value: bit i for byte i.")
+below32 = _compare32("<", False, "Which of the 32 bytes at an address are less than a value, unsigned.")
+signed_below32 = _compare32("<", True, "Which of the 32 bytes at an address are less than a value, as int8.")
+
+
+@_intrinsic
+def trailing_zeros(typing: Any, word: Any) -> Any:
+    """Index of the lowest set bit of a uint64; 64 where none is."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        count = cgutils.get_or_insert_function(b.module, ir.FunctionType(i64, [i64, i1]), "llvm.cttz.i64")  # type: ignore[no-untyped-call]  # numba
+        return b.call(count, [args[0], ir.Constant(i1, 0)])
+
+    return types.int64(types.uint64), generate
+
+
+@_intrinsic
+def leading_zeros(typing: Any, word: Any) -> Any:
+    """Number of zero bits above the highest set one of a uint64; 64 where none is."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        count = cgutils.get_or_insert_function(b.module, ir.FunctionType(i64, [i64, i1]), "llvm.ctlz.i64")  # type: ignore[no-untyped-call]  # numba
+        return b.call(count, [args[0], ir.Constant(i1, 0)])
+
+    return types.int64(types.uint64), generate
+
+
+@_intrinsic
+def swapped(typing: Any, word: Any) -> Any:
+    """The bytes of a uint64 in the other order."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.bswap(args[0])
+
+    return types.uint64(types.uint64), generate
