@@ -59,6 +59,11 @@ class RowBlock:
         return len(self.keys)
 
 
+def shard_of(keys: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
+    """(m,) the shard of each feature: keys are hashes, so that their low bits spread them evenly."""
+    return (keys % np.uint64(shards)).astype(np.int64)
+
+
 def padded_k(k: int) -> int:
     """Coordinates kept for one partner field: k rounded up to whole groups of four."""
     return 4 * ((k + 3) // 4)

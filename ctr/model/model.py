@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ctr.errors import ModelMismatchError
 from ctr.events.batch import Batch
 from ctr.kernels import build, layout, simd, tile
-from ctr.model.table import Table
+from ctr.model.table import Held, Table
 from ctr.rows import RowBlock, RowShape, padded_k
 from ctr.spec import LABEL_BOUND, Spec, differences
 
@@ -160,6 +160,16 @@ class Model:
         if different := differences(self._spec, spec):
             raise ModelMismatchError(f"a new generation is needed for {'; '.join(different)}")
         self._set(spec)
+
+    @property
+    def table(self) -> Table:
+        """Rows and index, for those in this room who read them in another way. Only to be read."""
+        return self._table
+
+    @property
+    def hyper(self) -> NDArray[np.float32]:
+        """(N_HYPER,) what kernels know of the specification."""
+        return self._hyper
 
     @property
     def own_keys(self) -> NDArray[np.uint64]:
@@ -364,6 +374,14 @@ class Model:
     def forget(self, keys: NDArray[np.uint64]) -> None:
         """Drop rows and absence marks. The bias stays. `take_gone` does not name them."""
         self._table.forget(_plain(keys, _U64))
+
+    def hold(self, keys: NDArray[np.uint64]) -> Held:
+        """Copy of the rows of those of these keys that have one, for `put_back`."""
+        return self._table.hold(_plain(keys, _U64))
+
+    def put_back(self, held: Held) -> None:
+        """Make rows what they were when `hold` copied them: as if nothing had been learned of their features since."""
+        self._table.put_back(held)
 
     def state(self) -> State:
         """Copy of all that was learned.

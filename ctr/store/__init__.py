@@ -3,11 +3,12 @@
 from ctr.store.catalog import StoredModel, create_model, open_model, read_model
 from ctr.store.connection import Client, connect
 from ctr.store.keys import ShardKeys
+from ctr.store.model_writer import ModelWriter, Resume, resume
 from ctr.store.reader import Changes, ShardReader
 from ctr.store.shard import Meta, Version, Watermarks
 from ctr.store.writer import Cut, ShardWriter
 
 __all__ = [
-    "Changes", "Client", "Cut", "Meta", "ShardKeys", "ShardReader", "ShardWriter", "StoredModel", "Version",
-    "Watermarks", "connect", "create_model", "open_model", "read_model",
+    "Changes", "Client", "Cut", "Meta", "ModelWriter", "Resume", "ShardKeys", "ShardReader", "ShardWriter",
+    "StoredModel", "Version", "Watermarks", "connect", "create_model", "open_model", "read_model", "resume",
 ]  # fmt: skip

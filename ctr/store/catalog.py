@@ -13,7 +13,10 @@ from ctr.errors import ModelMismatchError, ModelMissingError, SettingError, Shar
 from ctr.rows import RowShape
 from ctr.spec import NAME_PATTERN, Spec, differences, encode, from_builtins
 from ctr.store.connection import Client, translated
-from ctr.store.keys import ShardKeys, live_key, spec_key
+from ctr.store.keys import ShardKeys, live_key, model_pattern, spec_key
+
+DEFAULT_SHARDS = 1
+"""Of a new model whose specification does not say."""
 
 FORMAT = 1
 """Version of everything below a model's keys. A newer one is refused; an older one must stay readable."""
@@ -72,22 +75,43 @@ def decode(raw: bytes, model_id: str) -> StoredModel:
 def create_model(client: Client, spec: Spec) -> StoredModel:
     """Make a new, empty model and let it be served if its name has no live generation yet.
 
-    The shards come first, the specification last: a crash between leaves nothing that looks like a model.
+    The shards come first, the specification last: a crash between leaves nothing that looks like a model, and the next
+    call goes on from there.
+
+    Raises
+    ------
+    ShardLostError
+        Parts of a model of that name are there, without a specification.
+    ModelMismatchError
+        The model is there.
     """
-    stored = StoredModel(spec, shards=1)
+    stored = StoredModel(spec, shards=spec.store.shards or DEFAULT_SHARDS)
     with translated():
+        if client.exists(spec_key(spec.model_id)):
+            raise ModelMismatchError(f"{spec.model_id} is there already: start again without making it")
+        if left := _leftovers(client, spec.model_id):
+            raise ShardLostError(
+                f"{spec.model_id} has no specification but {', '.join(left[:3])}{' ...' if len(left) > 3 else ''} "
+                f"({len(left)} keys): restore a backup, or delete {model_pattern(spec.model_id)}"
+            )
         for shard in range(stored.shards):
             keys = ShardKeys(spec.model_id, shard)
-            if client.exists(keys.rows):
-                raise ShardLostError(
-                    f"{keys.rows} holds rows but the specification is gone: restore a backup, or delete that key"
-                )
             client.hsetnx(keys.meta, "ver", f"0-{secrets.token_hex(8)}")
-            client.hsetnx(keys.meta, "spec", spec.digest)
+            client.hset(keys.meta, "spec", spec.digest)
         held = {"format": FORMAT, "shards": stored.shards, "spec": encode(spec)}
         client.set(spec_key(spec.model_id), msgspec.json.encode(held))
         client.setnx(live_key(spec.name), spec.generation)
     return stored
+
+
+def _leftovers(client: Client, model_id: str) -> list[str]:
+    """Keys of shards, without those that a creation leaves which did not come to its end."""
+    left = []
+    for name in sorted(client.scan_iter(match=model_pattern(model_id), count=1000)):
+        meta: Any = client.hgetall(name) if name.endswith(b":meta") else {}
+        if not (meta.keys() in ({b"ver"}, {b"ver", b"spec"}) and meta[b"ver"].startswith(b"0-")):
+            left.append(name.decode())
+    return left
 
 
 def open_model(client: Client, spec: Spec, *, create: bool) -> StoredModel:
@@ -115,6 +139,11 @@ def open_model(client: Client, spec: Spec, *, create: bool) -> StoredModel:
         listed = "; ".join(changed)
         raise ModelMismatchError(
             f"{spec.model_id} was made by another specification ({listed}): restore these, or give a new generation"
+        )
+    if spec.store.shards not in (None, stored.shards):
+        raise ModelMismatchError(
+            f"{spec.model_id} has {stored.shards} shards, the specification says store.shards = {spec.store.shards}: "
+            "leave it out, or give a new generation"
         )
     if stored.spec != spec:
         held = {"format": FORMAT, "shards": stored.shards, "spec": encode(spec)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,9 @@ from redis.retry import Retry
 from ctr.errors import SettingError, StoreUnavailableError
 
 Client = redis.Redis
+
+Command = Sequence[Any] | memoryview
+"""Name and arguments, or all of it as the bytes that are sent (see `ctr.store.codec.RowPacker`)."""
 
 _REFUSED = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
 
@@ -77,14 +81,19 @@ class Session:
 
     def call(self, *command: Any) -> Any:
         """One command, one reply."""
-        return self._exchange([command])[0]
+        return self.calls([command])[0]
 
-    def transaction(self, commands: Sequence[Sequence[Any]]) -> list[Any] | None:
+    def calls(self, commands: Iterable[Command]) -> list[Any]:
+        """Several commands in one round trip; their replies."""
+        return self._exchange(commands)
+
+    def transaction(self, commands: Iterable[Command]) -> list[Any] | None:
         """MULTI ... EXEC. None where a watched key had changed: nothing was applied.
 
-        An error (of the connection, or EXECABORT) leaves the outcome unknown to the caller.
+        Commands are sent as they are made. An error (of the connection, or EXECABORT) leaves the outcome unknown to the
+        caller.
         """
-        replies = self._exchange([("MULTI",), *commands, ("EXEC",)])
+        replies = self._exchange(chain([("MULTI",)], commands, [("EXEC",)]))
         result: list[Any] | None = replies[-1]
         if result is not None:
             for reply in result:
@@ -92,15 +101,15 @@ class Session:
                     raise reply
         return result
 
-    def _exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    def _exchange(self, commands: Iterable[Command]) -> list[Any]:
         try:
             if self._connection is None:
                 self._connection = self._pool.make_connection()
                 self._connection.connect()
             connection = self._connection
-            connection.send_packed_command(connection.pack_commands(commands))
+            sent = self._send(connection, commands)
             replies, failed = [], None
-            for _ in commands:
+            for _ in range(sent):
                 try:
                     replies.append(connection.read_response())
                 except redis.ResponseError as error:
@@ -112,6 +121,21 @@ class Session:
             self.drop()
             raise
         return replies
+
+    @staticmethod
+    def _send(connection: Any, commands: Iterable[Command]) -> int:
+        """Send commands, small ones together, packed ones as they come; returns how many."""
+        small: list[Command] = []
+        sent = 0
+        for command in commands:
+            sent += 1
+            if isinstance(command, memoryview):
+                connection.send_packed_command([*connection.pack_commands(small), command])
+                small = []
+            else:
+                small.append(command)
+        connection.send_packed_command(connection.pack_commands(small))
+        return sent
 
     def drop(self) -> None:
         """Close the connection; the next command opens a new one. A closed connection watches nothing."""

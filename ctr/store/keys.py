@@ -19,6 +19,11 @@ def spec_key(model_id: str) -> str:
     return f"ctr:{{{model_id}}}:spec"
 
 
+def model_pattern(model_id: str) -> str:
+    """What all keys of all shards of a model match, and nothing else does."""
+    return f"ctr:{{{model_id}:*}}:*"
+
+
 @dataclass(frozen=True, slots=True)
 class ShardKeys:
     """The three keys of one shard."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_OFFSET = b"offset:"
+_OFFSET, _ORIGIN = b"offset:", b"origin:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,11 @@ class Watermarks:
         """As they are stored."""
         moments = {"event_s": self.event_s, "arrival_s": self.arrival_s, "commit_s": self.commit_s}
         return {name: repr(float(moment)) for name, moment in moments.items()}  # float: NumPy's repr is not a number
+
+    def joined(self, stored: Watermarks) -> Watermarks:
+        """No moment of a shard ever goes back, also where a replay sends it what it had before."""
+        event_s, arrival_s = max(self.event_s, stored.event_s), max(self.arrival_s, stored.arrival_s)
+        return Watermarks(event_s, arrival_s, self.commit_s)
 
     @classmethod
     def read(cls, stored: Mapping[bytes, bytes]) -> Watermarks:
@@ -62,14 +67,30 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """A shard's meta hash."""
+    """A shard's meta hash.
+
+    Attributes
+    ----------
+    version : Version
+    owner : str
+        Token of the one writer.
+    spec_digest : str
+    watermarks : Watermarks
+    offsets : dict of str to int
+        Next offset to learn of each partition (``topic:partition``, or a file's path).
+    origins : dict of str to int
+        Where reading of a partition began: its offset as long as the shard has none. Not kept where there is one shard.
+    least_rows : int
+        So many rows the shard has at least. 0 where a version that did not count wrote last.
+    """
 
     version: Version
     owner: str
     spec_digest: str
     watermarks: Watermarks
     offsets: dict[str, int] = field(default_factory=dict)
-    """Next offset to learn of each partition (``topic:partition``, or a file's path)."""
+    origins: dict[str, int] = field(default_factory=dict)
+    least_rows: int = 0
 
     @classmethod
     def read(cls, stored: Mapping[bytes, bytes]) -> Meta | None:
@@ -81,14 +102,19 @@ class Meta:
             owner=stored.get(b"owner", b"").decode(),
             spec_digest=stored.get(b"spec", b"").decode(),
             watermarks=Watermarks.read(stored),
-            offsets={
-                key.removeprefix(_OFFSET).decode(): int(value)
-                for key, value in stored.items()
-                if key.startswith(_OFFSET)
-            },
+            offsets=_numbers(stored, _OFFSET),
+            origins=_numbers(stored, _ORIGIN),
+            least_rows=int(stored.get(b"rows", b"0")),
         )
 
 
-def offset_fields(offsets: Mapping[str, int]) -> dict[str, int]:
-    """Offsets as they are stored in meta."""
-    return {_OFFSET.decode() + partition: offset for partition, offset in offsets.items()}
+def _numbers(stored: Mapping[bytes, bytes], prefix: bytes) -> dict[str, int]:
+    return {key.removeprefix(prefix).decode(): int(value) for key, value in stored.items() if key.startswith(prefix)}
+
+
+def position_fields(offsets: Mapping[str, int], origins: Mapping[str, int]) -> dict[str, int]:
+    """Offsets and origins as they are stored in meta."""
+    return {
+        **{_OFFSET.decode() + partition: offset for partition, offset in offsets.items()},
+        **{_ORIGIN.decode() + partition: offset for partition, offset in origins.items()},
+    }

@@ -1,0 +1,9 @@
+"""Numba kernels of commit and recovery: what stands between the table and the wire to Redis.
+
+====================  =======================================================================================
+`resp`                rows as the fields and values of HSET
+`places`              keys to row numbers
+====================  =======================================================================================
+
+Compiled apart from the kernels above, which do not change when the protocol does (`build.sources_hash`).
+"""

@@ -1,0 +1,188 @@
+"""All shards of a model as its one writer sees them: one cut goes to every shard, one after the other.
+
+Atomicity is per shard. A crash in mid-commit leaves some shards ahead of others; `resume` says from where to read, and
+which shard has which events already (`ctr.model.replay` keeps them from counting twice).
+
+For that, a shard that has no offset of a partition yet must mean one certain place, whatever the source would answer
+after the crash: its *origin*. Every shard keeps it beside its first offset, and shard 0 is written first, so that who
+finds an offset of a partition anywhere finds its origin too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr.errors import SettingError, ShardLostError
+from ctr.rows import RowBlock, shard_of
+from ctr.store.catalog import StoredModel
+from ctr.store.codec import RowPacker
+from ctr.store.connection import Client, Session, translated
+from ctr.store.keys import ShardKeys
+from ctr.store.shard import Meta, Version, Watermarks
+from ctr.store.writer import Cut, ShardWriter
+
+_POLICY = "noeviction"
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where to go on.
+
+    Attributes
+    ----------
+    offsets : dict of str to int
+        Next offset to read of each partition: that of the shard that is furthest behind.
+    stored : tuple of dict of str to int
+        For each shard the next offset that it does not have.
+    watermarks : Watermarks
+        How far all shards have come; the newest event time of any.
+    """
+
+    offsets: dict[str, int]
+    stored: tuple[dict[str, int], ...]
+    watermarks: Watermarks
+
+    @property
+    def level(self) -> bool:
+        """Whether all shards have the same events: nothing to mask."""
+        return all(offsets == self.stored[0] for offsets in self.stored)
+
+
+def resume(metas: Sequence[Meta]) -> Resume:
+    """Where a writer goes on from what the shards say, in their order.
+
+    Raises
+    ------
+    ShardLostError
+        A shard has no offset of a partition that another has, and none knows its origin.
+    """
+    origins = {partition: offset for meta in reversed(metas) for partition, offset in meta.origins.items()}
+    names = dict.fromkeys([*origins, *(partition for meta in metas for partition in meta.offsets)])
+    stored = []
+    for shard, meta in enumerate(metas):
+        places = {**origins, **meta.offsets}
+        if lacking := [name for name in names if name not in places]:
+            raise ShardLostError(
+                f"shard {shard} does not know {', '.join(lacking)}, which others do: restore Redis from a backup"
+            )
+        stored.append(places)
+    return Resume(
+        {name: min(places[name] for places in stored) for name in names},
+        tuple(stored),
+        Watermarks(
+            max(meta.watermarks.event_s for meta in metas),
+            min(meta.watermarks.arrival_s for meta in metas),
+            min(meta.watermarks.commit_s for meta in metas),
+        ),
+    )
+
+
+class ModelWriter:
+    """The one writer of a model.
+
+    Parameters
+    ----------
+    client : Client
+    stored : StoredModel
+        As `ctr.store.open_model` gives it.
+    """
+
+    def __init__(self, client: Client, stored: StoredModel) -> None:
+        self._session = Session(client)
+        packer = RowPacker(stored.row_bytes)
+        self._writers = [
+            ShardWriter(
+                client, ShardKeys(stored.spec.model_id, shard), spec_digest=stored.spec.digest,
+                row_bytes=stored.row_bytes, session=self._session, packer=packer, streams=stored.shards,
+            )
+            for shard in range(stored.shards)
+        ]  # fmt: skip
+
+    @property
+    def shards(self) -> int:
+        """How many."""
+        return len(self._writers)
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """Of each shard, as far as was acknowledged; empty before `take_over`."""
+        metas = [writer.meta for writer in self._writers]
+        return tuple(meta.version for meta in metas if meta is not None)
+
+    def look(self) -> list[Meta]:
+        """What every shard says, without becoming the owner. Raises what `ShardWriter.look` raises."""
+        return [writer.look() for writer in self._writers]
+
+    def take_over(self) -> list[Meta]:
+        """Become the owner of every shard, once all of them can be used.
+
+        Raises
+        ------
+        SettingError
+            The server may evict what it holds.
+        ShardLostError, ModelMismatchError
+            See `ShardWriter.look`; all shards were left alone.
+        StoreUnavailableError
+            Redis did not answer; call again.
+        """
+        self._check_policy()
+        self.look()
+        return [writer.take_over() for writer in self._writers]
+
+    def load(self) -> Iterator[RowBlock]:
+        """All rows, in blocks. Call after `take_over`, while nothing is being committed."""
+        for writer in self._writers:
+            yield from writer.load()
+
+    def commit(self, cut: Cut) -> None:
+        """Publish a cut, shard by shard; every shard gets its offsets and watermarks, rows or not.
+
+        Raises what `ShardWriter.commit` raises. After a `StoreUnavailableError` call again with the same cut: shards
+        that have it are passed over. After any other error some shards may have it and some not: that is a crash in
+        mid-commit, and `take_over` and `resume` start from there.
+
+        Raises
+        ------
+        ValueError
+            With more than one shard: the cut names a partition that the store does not know, without its origin.
+        """
+        if self.shards == 1:
+            self._writers[0].commit(replace(cut, origins={}))
+            return
+        cut = replace(cut, origins=self._origins(cut))
+        of_row, of_gone = shard_of(cut.rows.keys, self.shards), shard_of(cut.gone, self.shards)
+        for shard, writer in enumerate(self._writers):
+            writer.commit(replace(cut, gone=cut.gone[of_gone == shard]), _places(of_row, shard))
+
+    def _origins(self, cut: Cut) -> dict[str, int]:
+        """As they are stored anywhere; of new partitions as the cut says."""
+        metas = [writer.meta for writer in self._writers if writer.meta is not None]
+        known = {name: offset for meta in reversed(metas) for name, offset in meta.origins.items()}
+        origins = {name: offset for name, offset in {**cut.origins, **known}.items() if name in cut.offsets}
+        for name in cut.offsets.keys() - origins.keys():
+            if any(name not in meta.offsets for meta in metas):
+                raise ValueError(f"a cut for {self.shards} shards has no origin of {name}")
+        return origins
+
+    def _check_policy(self) -> None:
+        with translated():
+            lines: bytes = self._session.call("INFO", "memory")
+        policy = re.search(rb"^maxmemory_policy:(.*?)\r?$", lines, re.MULTILINE)
+        if policy is not None and policy[1] != _POLICY.encode():
+            raise SettingError(
+                "maxmemory-policy", policy[1].decode(),
+                f"{_POLICY}, or Redis may drop rows: CONFIG SET maxmemory-policy {_POLICY}",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Give the connection up."""
+        self._session.drop()
+
+
+def _places(of_row: NDArray[np.int64], shard: int) -> NDArray[np.int64]:
+    return np.flatnonzero(of_row == shard)
