@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ctr.events.batch import Batch
 from ctr.model import Model
+from ctr.model.ranking import Question, Ranker
 from ctr.rows import RowBlock
 from ctr.store import Changes, ShardReader, Watermarks
 
@@ -111,7 +112,7 @@ class RowCache:
     """
 
     def __init__(self, model: Model, readers: Sequence[ShardReader], *, max_rows: int) -> None:
-        self._model = model
+        self._model, self._ranker = model, Ranker(model)
         self._shards = [_Shard(reader) for reader in readers]
         self._absence_limit = max_rows // 16
         self._row_limit = max_rows - self._absence_limit
@@ -133,6 +134,14 @@ class RowCache:
         """(n,) probabilities from the rows held; what is not held contributes nothing."""
         with self._lock:
             return self._model.predict_many(batch)
+
+    def rank(self, question: Question) -> tuple[NDArray[np.float32], int]:
+        """(n,) probabilities of candidates from the rows held, and how many features nothing is known of here."""
+        with self._lock:
+            scores, unknown = self._ranker.score(question)
+            self._misses += unknown
+            self._hits += question.features - unknown
+        return scores, unknown
 
     def fill(self, batch: Batch) -> None:
         """Read what a batch lacks.
@@ -279,6 +288,8 @@ class RowCache:
     def warm(self) -> None:
         """Compile all that requests will call."""
         self._model.warm_up()
+        with self._lock:
+            self._ranker.warm_up()
 
     # How it stands
 

@@ -17,7 +17,9 @@ from ctr import log
 from ctr.errors import CtrError, SettingError, StoreUnavailableError
 from ctr.events import Batch, encode_rows
 from ctr.model import Model
+from ctr.model.ranking import Question
 from ctr.serving.cache import RowCache
+from ctr.serving.questions import QuestionEncoder, Ranking
 from ctr.spec import Spec
 from ctr.store import Client, ShardKeys, ShardReader, connect, read_model
 
@@ -86,6 +88,7 @@ class Scorer:
         ]
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
         self._poll_s, self._reread_rows_per_s = poll_s, reread_rows_per_s
+        self._questions = QuestionEncoder(stored.spec)
         self._log = log.get(component="scorer", model=self.model_id)
         self._following = threading.Lock()
         self._stop, self._ready = threading.Event(), threading.Event()
@@ -123,6 +126,36 @@ class Scorer:
             self.fill(batch)
         return self.score(batch)
 
+    def rank(
+        self, context: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], top: int | None = None
+    ) -> Ranking:
+        """Find the best of many candidates for one context.
+
+        The same as predicting ``{**context, **candidate}`` for each and sorting, within 1e-6, but what the context
+        alone decides is computed once.
+
+        Parameters
+        ----------
+        context : mapping
+            User, page, time of day: what all candidates share.
+        candidates : sequence of n mappings
+            What each of them adds, or puts in the place of the context's.
+        top : int, optional
+            How many to return; all n where it is not given.
+
+        Raises
+        ------
+        EventError
+            A value that cannot be a feature, with its path.
+        """
+        if self._thread is None:
+            self._follow_once()
+        question = self.question(context, candidates, ("$", "$"))
+        scores, unknown = self.score_question(question)
+        if unknown and self.fill(question.batch):
+            scores, _ = self.score_question(question)
+        return Ranking.of(scores, top)
+
     # The steps of `predict`, for a caller that must not wait: only `fill` does
 
     def encode(self, rows: Sequence[Mapping[str, Any]], path: str = "$.instances") -> Batch:
@@ -146,6 +179,17 @@ class Scorer:
     def score(self, batch: Batch) -> NDArray[np.float32]:
         """(n,) probabilities from what is held."""
         return self.cache.predict(batch)
+
+    def question(
+        self, context: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]],
+        paths: tuple[str, str] = ("$.context", "$.candidates"),
+    ) -> Question:  # fmt: skip
+        """Context and candidates as keys; `paths` is where they stand, for errors."""
+        return self._questions.question(context, candidates, time.time(), paths)
+
+    def score_question(self, question: Question) -> tuple[NDArray[np.float32], int]:
+        """(n,) probabilities from what is held, and how many features nothing is known of here yet."""
+        return self.cache.rank(question)
 
     # Following the store
 

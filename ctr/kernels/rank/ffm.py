@@ -1,0 +1,229 @@
+"""One context, many candidates, one-hot ffm with k <= 8: what belongs to the context alone is computed once.
+
+With fields split into the context's C and the candidates' own A, the pair sum of candidate i falls into three:
+
+    sum_{c<c' in C} <v_{c,c'}, v_{c',c}>                      once a request
+    sum_{a in A} <v_{i,a}, M_a>                               block c of M_a is the context's v_{c,a}
+    sum_{a<a' in A} <v_{i,a,a'}, v_{i,a',a}>                  a block at a time, or given: `partial`
+
+M_a is laid out as a row is, so the second is the product of whole rows, sixteen floats at a time, and only of lines
+where the context has a field. Four candidates go abreast: M_a is loaded once for them, and their sums do not wait for
+each other. F and KP are compile-time constants (`build`). Nothing is written but the output and scratch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ctr.kernels.jit import bare, helper, inlined, kernel
+from ctr.kernels.layout import BIAS_ROW, BUCKET_SLOTS, HAS_BIAS, HAS_LINEAR, LINEAR, row_floats
+from ctr.kernels.lookup import AHEAD, ROW_AT, find, home
+from ctr.kernels.rank.narrow import block4, block8
+from ctr.kernels.simd import find5, fma, hsum, load16, prefetch, set16, store16
+from ctr.kernels.step import ONE, ZERO, clamp_logit, is_live, minute_of, prediction
+
+# constants
+F = 39
+KP = 4
+# end of constants
+
+P_ = row_floats(F, KP)
+GROUPS = P_ // 16
+ABREAST = 4
+block = {4: block4, 8: block8}[KP]
+
+
+@helper
+def seek(index: Any, slots: Any, W: Any, stride: int, key: Any, f: int, minute: Any, ttl_s: float) -> Any:
+    """Where the row of field f's feature begins, 0 if it has none that lives; -1 if it was never heard of."""
+    if key == 0:
+        return np.int64(0)
+    row = find(index, slots, key)
+    if row > 0 and not is_live(W, row * stride + f * KP, minute, ttl_s):
+        row = np.int64(0)
+    return row * stride if row > 0 else row
+
+
+@bare
+def look_up(
+    W: Any, stride: int, index: Any, slots: Any, fields: Any, keys: Any, minute: Any, ttl_s: float, base: Any,
+    linear: Any,
+) -> Any:  # fmt: skip
+    """Rows of all candidates' features into ``base``, their linear weights' sums to ``linear``; how many are unknown.
+
+    Nearly all keys stand in the bucket they are looked for first: no branch for those.
+    """
+    A, last = fields.shape[0], keys.shape[0] - 1
+    unknown = 0
+    for at in range(keys.shape[0]):
+        prefetch(index, home(keys[min(at + AHEAD, last)], index) * 8)
+        key = keys[at]
+        bucket = home(key, index)
+        s = find5(index, bucket * 8, key)
+        row = np.int64(slots[np.uint64(bucket * 16 + ROW_AT + s)])
+        if s >= BUCKET_SLOTS or key == 0:
+            row = find(index, slots, key) if key != 0 else np.int64(0)
+            unknown += 1 if row < 0 else 0
+            row = max(row, np.int64(0))
+        base[at] = row * stride
+    for i in range(linear.shape[0]):
+        lin = ZERO
+        for a in range(A):
+            at = i * A + a
+            prefetch(W, base[min(at + AHEAD, last)] + fields[a] * KP)
+            head = base[at] + fields[a] * KP
+            if is_live(W, head, minute, ttl_s):
+                lin += W[head + LINEAR]
+            else:
+                base[at] = 0
+        linear[i] = lin
+    return unknown
+
+
+@inlined
+def pair_of(W: Any, b: Any, f: Any, b2: Any, f2: Any, s: Any) -> Any:
+    """S + <v_{f,f2}, v_{f2,f}> of the features whose rows begin at b and b2, lane by lane."""
+    return fma(block(W, b + f2 * KP), block(W, b2 + f * KP), s)
+
+
+@bare
+def stream(
+    W: Any, fields: Any, lines: Any, n_lines: int, M: Any, base: Any, partial: Any, given: bool, n: int, sums: Any
+) -> None:  # fmt: skip
+    """``sums[i]`` gets candidate i's part of the pair sum; ``base`` has room for whole fours.
+
+    Rows are not asked for in advance: that wins 15 % where all come from memory and loses 20 % where they are in L2.
+    """
+    A = fields.shape[0]
+    for first in range(0, n, ABREAST):
+        i0, i1, i2, i3 = first * A, (first + 1) * A, (first + 2) * A, (first + 3) * A
+        s0 = set16(ZERO)
+        s1, s2, s3 = s0, s0, s0
+        for a in range(A):
+            b0, b1, b2, b3 = base[i0 + a], base[i1 + a], base[i2 + a], base[i3 + a]
+            m = a * P_
+            for j in range(n_lines):
+                o = lines[j]
+                c = load16(M, m + o)
+                s0 = fma(load16(W, b0 + o), c, s0)
+                s1 = fma(load16(W, b1 + o), c, s1)
+                s2 = fma(load16(W, b2 + o), c, s2)
+                s3 = fma(load16(W, b3 + o), c, s3)
+        if not given:
+            for a in range(A):
+                f = fields[a]
+                for e in range(a + 1, A):
+                    g = fields[e]
+                    s0 = pair_of(W, base[i0 + a], f, base[i0 + e], g, s0)
+                    s1 = pair_of(W, base[i1 + a], f, base[i1 + e], g, s1)
+                    s2 = pair_of(W, base[i2 + a], f, base[i2 + e], g, s2)
+                    s3 = pair_of(W, base[i3 + a], f, base[i3 + e], g, s3)
+        sums[first], sums[first + 1], sums[first + 2], sums[first + 3] = hsum(s0), hsum(s1), hsum(s2), hsum(s3)
+    if given:
+        for i in range(n):
+            sums[i] += partial[i]
+
+
+@bare
+def meet(
+    W: Any, stride: int, index: Any, slots: Any, context: Any, fields: Any, minute: Any, ttl_s: float, own: Any,
+    lines: Any, M: Any,
+) -> Any:  # fmt: skip
+    """The context: its rows into ``own`` (F,), lines where it has a field into ``lines``, what candidates meet to M.
+
+    Returns how many lines, features unknown and features present there are, its linear weights' sum, its pair sum.
+    """
+    n_lines, unknown, present = 0, 0, 0
+    lin, pairs = ZERO, set16(ZERO)
+    for c in range(F):
+        own[c] = 0
+        present += context[c] != 0
+        b = seek(index, slots, W, stride, context[c], c, minute, ttl_s)
+        if b < 0:
+            unknown += 1
+        elif b > 0:
+            own[c] = b
+            lin += W[b + c * KP + LINEAR]
+            line = c * KP // 16 * 16
+            if n_lines == 0 or lines[n_lines - 1] != line:
+                lines[n_lines] = line
+                n_lines += 1
+    for c in range(F):
+        if own[c] != 0:
+            for g in range(c + 1, F):
+                pairs = pair_of(W, own[c], c, own[g], g, pairs)  # an absent one has the row of zeros
+    for a in range(fields.shape[0]):
+        for line in range(GROUPS):
+            store16(M, a * P_ + 16 * line, set16(ZERO))
+        for c in range(F):
+            if own[c] != 0:
+                for d in range(KP):
+                    M[a * P_ + c * KP + d] = W[own[c] + fields[a] * KP + d]
+    return n_lines, unknown, present, lin, hsum(pairs)
+
+
+@bare
+def finish(
+    W: Any, stride: int, A: int, keys: Any, sums: Any, present: int, lin: Any, shared: Any,
+    normalize: bool, hyper: Any, probabilities: bool, out: Any,
+) -> None:  # fmt: skip
+    """Predictions or logits from the parts; ``out`` comes with each candidate's own linear weights."""
+    bias = W[BIAS_ROW * stride] if hyper[HAS_BIAS] != ZERO else ZERO
+    for i in range(out.shape[0]):
+        t, r = ZERO, ONE
+        if normalize:
+            features = present
+            for a in range(A):
+                features += keys[i * A + a] != 0
+            r = ONE / np.float32(max(features, 1))
+        if hyper[HAS_LINEAR] != ZERO:
+            t = lin + out[i]
+        t = clamp_logit(t + r * (shared + sums[i]) + bias, hyper)
+        out[i] = np.float32(prediction(t, hyper)) if probabilities else t
+
+
+@kernel
+def rank(
+    W: Any, stride: int, index: Any, slots: Any, context: Any, fields: Any, keys: Any, time_s: float, ttl_s: float,
+    normalize: bool, hyper: Any, probabilities: bool, partial: Any, given: bool, M: Any, base: Any, sums: Any, out: Any,
+) -> Any:  # fmt: skip
+    """Score n candidates; returns how many of all features were never heard of.
+
+    In: ``context`` (F,) keys, 0 in the candidates' fields; ``fields`` (A,) these, ascending; ``keys`` (n A,);
+    ``partial`` (n,) the pair sums among each candidate's own features, where they are `given`.
+    Scratch: ``M`` (A P,), ``base`` (>= n A, in whole fours of candidates), ``sums`` as many.
+    """
+    n, minute = out.shape[0], minute_of(time_s)
+    own, lines = np.empty(F, np.int64), np.empty(GROUPS, np.int64)
+    n_lines, unknown, present, lin, shared = meet(
+        W, stride, index, slots, context, fields, minute, ttl_s, own, lines, M,
+    )  # fmt: skip
+    unknown += look_up(W, stride, index, slots, fields, keys, minute, ttl_s, base, out)
+    base[keys.shape[0] :] = 0
+    stream(W, fields, lines, n_lines, M, base, partial, given, n, sums)
+    finish(W, stride, fields.shape[0], keys, sums, present, lin, shared, normalize, hyper, probabilities, out)
+    return unknown
+
+
+@kernel
+def own_pairs(
+    W: Any, stride: int, index: Any, slots: Any, fields: Any, keys: Any, time_s: float, ttl_s: float, base: Any,
+    out: Any,
+) -> None:  # fmt: skip
+    """``out[i]``: the pair sum among the features of candidate i alone, what `rank` takes as ``partial``."""
+    look_up(W, stride, index, slots, fields, keys, minute_of(time_s), ttl_s, base, out)
+    sum_own_pairs(W, fields, base, out)
+
+
+@bare
+def sum_own_pairs(W: Any, fields: Any, base: Any, out: Any) -> None:
+    """What `own_pairs` does once the rows are known."""
+    A = fields.shape[0]
+    for i in range(out.shape[0]):
+        s = set16(ZERO)
+        for a in range(A):
+            for e in range(a + 1, A):
+                s = pair_of(W, base[i * A + a], fields[a], base[i * A + e], fields[e], s)
+        out[i] = hsum(s)

@@ -1,0 +1,156 @@
+"""One context and many candidates in, a score for each out: what the context alone decides is computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr.events.batch import Batch
+from ctr.kernels import build
+from ctr.model.model import TILED_KP, Model
+from ctr.rows import padded_k
+
+ABREAST = 4
+"""Candidates that the kernel takes at a time."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One context and `n` candidates, as keys. Candidate i's row is the context with its own fields put in.
+
+    Attributes
+    ----------
+    context : (F,) uint64
+        The context's keys; what stands in the candidates' fields does not matter.
+    fields : (A,) int64
+        Indices of the candidates' fields, ascending.
+    keys : (n, A) uint64
+    time_s : float
+    partial : (n,) float32, optional
+        `Ranker.own_pairs` of the candidates.
+    whole : Batch, optional
+        All rows in full, instead of the above: where a field may hold several features.
+    """
+
+    context: NDArray[np.uint64]
+    fields: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+    time_s: float
+    partial: NDArray[np.float32] | None = None
+    whole: Batch | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys) if self.whole is None else len(self.whole)
+
+    @cached_property
+    def batch(self) -> Batch:
+        """All rows in full."""
+        if self.whole is not None:
+            return self.whole
+        n, F = len(self.keys), len(self.context)
+        keys = np.tile(self.context, (n, 1))
+        keys[:, self.fields] = self.keys
+        return Batch(
+            keys.ravel(), np.ones(n * F, np.float32), np.tile(np.arange(F, dtype=np.uint8), n),
+            np.arange(n + 1) * F, np.full(n, np.nan, np.float32), np.ones(n, np.float32), np.full(n, self.time_s),
+            np.full(n, -1, np.int32), np.arange(n), dense=True,
+        )  # fmt: skip
+
+    @property
+    def features(self) -> int:
+        """Features of context and candidates, the context's counted once."""
+        if self.whole is not None:
+            return len(self.whole.keys)
+        own = np.count_nonzero(self.context) - np.count_nonzero(self.context[self.fields])
+        return int(own + np.count_nonzero(self.keys))
+
+
+class Ranker:
+    """Scores questions with a model; equal to predicting their rows in full, but for the order of summation.
+
+    One-hot ffm with k <= 8 has a kernel of its own, all else is predicted in full. Of any number of threads, each needs
+    a ranker of its own.
+
+    Parameters
+    ----------
+    model : Model
+        Read, never changed.
+    """
+
+    def __init__(self, model: Model) -> None:
+        spec = model.spec
+        self._model, self._F, self._kp = model, len(spec.fields), padded_k(spec.model.k)
+        tiled = spec.dense and spec.model.type == "ffm" and self._kp <= TILED_KP and not spec.model.libffm
+        self._kernel = build.load("rank/ffm", F=self._F, KP=self._kp) if tiled else None
+        self._M = np.empty(0, np.float32)
+        self._base, self._sums = np.empty(0, np.int64), np.empty(0, np.float32)
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether there is a kernel for this model, which takes `Question.partial`."""
+        return self._kernel is not None
+
+    def score(self, question: Question, *, probabilities: bool = True) -> tuple[NDArray[np.float32], int]:
+        """Predictions or logits.
+
+        Returns
+        -------
+        scores : (n,) float32
+        unknown : int
+            Features of which it is not known whether they have a row (`Model.missing_keys`).
+        """
+        model, n = self._model, len(question)
+        if not n:
+            return np.empty(0, np.float32), 0
+        if self._kernel is None or question.whole is not None:
+            batch = question.batch
+            run = model.predict_many if probabilities else model.logits_many
+            return run(batch), len(model.missing_keys(batch))
+        table, out = model.table, np.empty(n, np.float32)
+        self._scratch(n, len(question.fields))
+        partial = out if question.partial is None else question.partial
+        unknown = self._kernel.rank(
+            table.W, table.stride, table.index, table.slots, _without(question), question.fields, question.keys.ravel(),
+            question.time_s, float(model.spec.lifetime.ttl_s), model.spec.model.normalize, model.hyper, probabilities,
+            partial, question.partial is not None, self._M, self._base, self._sums, out,
+        )  # fmt: skip
+        return out, int(unknown)
+
+    def own_pairs(self, question: Question) -> NDArray[np.float32]:
+        """(n,) what the pairs inside each candidate add to the pair sum; only for a model that `has_kernel`."""
+        if self._kernel is None:
+            raise TypeError(f"no part of a {self._model.spec.model.type} can be computed in advance")
+        table, n = self._model.table, len(question)
+        out = np.empty(n, np.float32)
+        self._scratch(n, len(question.fields))
+        self._kernel.own_pairs(
+            table.W, table.stride, table.index, table.slots, question.fields, question.keys.ravel(), question.time_s,
+            float(self._model.spec.lifetime.ttl_s), self._base, out,
+        )  # fmt: skip
+        return out
+
+    def _scratch(self, n: int, A: int) -> None:
+        """Room for n candidates of A fields; what is there is kept for the next question."""
+        n = -(-n // ABREAST) * ABREAST
+        if (len(self._sums), len(self._base)) != (n, n * A):
+            self._sums, self._base = np.empty(n, np.float32), np.empty(n * A, np.int64)
+        if len(self._M) < A * self._model.table.P:
+            self._M = np.empty(self._F * self._model.table.P, np.float32)
+
+    def warm_up(self) -> None:
+        """Compile what questions call, or load it from the disk cache."""
+        F = self._F
+        nothing = Question(np.zeros(F, np.uint64), np.arange(1), np.zeros((1, 1), np.uint64), 0.0)
+        self.score(nothing)
+        if self._kernel is not None:
+            self.score(replace(nothing, partial=self.own_pairs(nothing)))
+
+
+def _without(question: Question) -> NDArray[np.uint64]:
+    """The context's keys, 0 in the candidates' fields."""
+    context = question.context.copy()
+    context[question.fields] = 0
+    return context

@@ -1,0 +1,88 @@
+"""What a context and its candidates mean: as full rows, merged; and which of them are the best."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctr import spec as specification
+from ctr.errors import EventError
+from ctr.events import encode_rows
+from ctr.serving.questions import QuestionEncoder, Ranking
+
+DENSE = specification.parse("""
+name = "ads"
+fields = [{name = "user"}, {name = "site", missing = "feature"}, {name = "ad"}, {name = "brand", missing = "feature"},
+          {name = "price", transform = "log"}, {name = "again", source = "ad"}]
+""")
+NESTED = specification.parse('name = "ads"\nfields = [{name = "user"}, {name = "ad", source = "ad.id"}]')
+CROSS = specification.parse(
+    'name = "ads"\nfields = [{name = "user"}, {name = "ad"}, {name = "x", cross = ["user", "ad"]}]'
+)
+MULTI = specification.parse('name = "ads"\nfields = [{name = "user"}, {name = "tags", multi = true}, {name = "ad"}]')
+
+values = st.none() | st.integers(0, 3) | st.sampled_from(["", "x", 2.5])
+rows = st.dictionaries(st.sampled_from(["user", "site", "ad", "brand", "price", "other"]), values)
+numbers = rows.map(lambda row: {k: 1 if k == "price" and v == "x" else v for k, v in row.items()})
+
+
+@settings(max_examples=300)
+@given(numbers, st.lists(numbers, max_size=6))
+def test_a_candidates_row_is_the_context_with_its_own_values(context, candidates):
+    question = QuestionEncoder(DENSE).question(context, candidates, 1.0)
+    expected = encode_rows(DENSE, [{**context, **candidate} for candidate in candidates], 1.0)
+    np.testing.assert_array_equal(question.batch.keys, expected.keys)
+    assert question.whole is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "context", "candidates"),
+    [
+        (NESTED, {"user": 1, "ad": {"id": 3}}, [{"ad": {"id": 4}}, {}, {"ad": None}, {"ad.id": 7}]),
+        (CROSS, {"user": 1, "ad": 2}, [{"ad": 4}, {"ad": 2}, {}, {"user": 5}]),
+        (MULTI, {"user": 1, "tags": [1, 2]}, [{"ad": 4}, {"tags": [3]}, {"tags": []}]),
+    ],
+)
+def test_what_cannot_be_taken_apart_is_encoded_in_full(spec, context, candidates):
+    question = QuestionEncoder(spec).question(context, candidates, 1.0)
+    expected = encode_rows(spec, [{**context, **candidate} for candidate in candidates], 1.0)
+    for part in ("keys", "values", "fields", "start"):
+        np.testing.assert_array_equal(getattr(question.batch, part), getattr(expected, part))
+    assert len(question) == len(candidates)
+
+
+@pytest.mark.parametrize(
+    ("context", "candidates", "path"),
+    [
+        ({"user": {}}, [{"ad": 1}], r"\$\.context\.user"),
+        ({"user": 1}, [{"ad": 1}, {"ad": {}}], r"\$\.candidates\[1\]\.ad"),
+        ({"user": 1}, [{"ad": 1}, 7], r"\$\.candidates\[1\]"),
+        ({"price": "dear"}, [{"price": 1}, {}], r"\$\.context\.price"),
+    ],
+)
+def test_errors_say_where(context, candidates, path):
+    with pytest.raises(EventError, match=path):
+        QuestionEncoder(DENSE).question(context, candidates, 1.0, ("$.context", "$.candidates"))
+
+
+def test_a_value_that_every_candidate_replaces_is_not_looked_at():
+    question = QuestionEncoder(DENSE).question({"price": "dear"}, [{"price": 1}], 1.0)
+    np.testing.assert_array_equal(question.batch.keys, encode_rows(DENSE, [{"price": 1}], 1.0).keys)
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.none() | st.integers(0, 40))
+def test_the_best_first_and_of_equals_the_first(scores, top):
+    scores = np.array(scores, np.float32)
+    expected = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:top]
+    ranking = Ranking.of(scores, top)
+    assert ranking.order.tolist() == expected
+    assert ranking.scores.tolist() == scores[expected].tolist() if expected else not len(ranking.scores)
+
+
+def test_parts_are_bounded():
+    encoder = QuestionEncoder(DENSE)
+    for mask in range(1, 64):
+        encoder.part(tuple(i for i in range(6) if mask >> i & 1))
+    for field in range(6):
+        encoder.part((field, 0))
+    assert len(encoder._parts) <= 64
