@@ -7,7 +7,8 @@ import threading
 
 class Proxy:
     """Forwards to 127.0.0.1:`port`. `lose_reply_to(word)`: the next request with `word` arrives, its reply does not;
-    `lose_request(word)`: it does not even arrive. Either way the connection is closed, once."""
+    `lose_request(word)`: it does not even arrive. Either way the connection is closed, once. `hold()`: what is sent
+    from now on arrives after `release()`, be its sender still there or not. `bytes_per_s` slows requests down."""
 
     def __init__(self, port):
         self._target = ("127.0.0.1", port)
@@ -15,6 +16,9 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         self._word, self._deliver = None, True
         self.lost = 0
+        self.bytes_per_s = None
+        self._flows = threading.Event()
+        self._flows.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def lose_reply_to(self, word):
@@ -22,6 +26,12 @@ class Proxy:
 
     def lose_request(self, word):
         self._word, self._deliver = word, False
+
+    def hold(self):
+        self._flows.clear()
+
+    def release(self):
+        self._flows.set()
 
     def close(self):
         self._listener.close()
@@ -37,7 +47,10 @@ class Proxy:
 
     def _up(self, near, far, mute):
         with contextlib.suppress(OSError):
-            while data := near.recv(1 << 20):
+            while data := near.recv(1 << 20 if self.bytes_per_s is None else 1 << 16):
+                self._flows.wait()
+                if self.bytes_per_s is not None:
+                    threading.Event().wait(len(data) / self.bytes_per_s)
                 word = self._word
                 if word is not None and word in data:
                     self._word = None

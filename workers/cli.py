@@ -98,6 +98,12 @@ def main(log_level: str) -> None:
               help="Stop after so many unreadable events without a readable one; 0: never.")  # fmt: skip
 @click.option("--refused-share", type=_Finite(0, 1, min_open=True), default=0.5, show_default=True,
               help="Stop when so large a share of the last 10,000 events is unreadable; 1: never.")  # fmt: skip
+@click.option("--scan-threads", type=click.IntRange(0, 64), help="Threads that read events ahead of the learner; 0: it "
+              "reads them itself. By default one, two from four cores on. Results do not depend on it.")  # fmt: skip
+@click.option("--names", type=_Finite(0, 1), default=0.0, show_default=True,
+              help="Share of events whose feature names go to Redis, for explanations in words; 0: none.")  # fmt: skip
+@click.option("--max-names", type=click.IntRange(64, 100_000_000), default=100_000, show_default=True,
+              help="Names kept at most; others, drawn at random, make room.")  # fmt: skip
 def train(**options: Any) -> None:
     """Learn from events, one by one, and publish the parameters to Redis."""
     from workers import train as worker  # noqa: PLC0415  numba takes a second: only where needed
@@ -127,6 +133,24 @@ def check(spec: Path, sample: Path, events: int) -> None:
     from workers.check import check as run  # noqa: PLC0415  as above
 
     sys.exit(run(spec, sample, events, click.echo))
+
+
+@main.command(**_examples(
+    "  ctr quantiles ads.toml events.jsonl            # shows it\n"
+    "  ctr quantiles ads.toml events.jsonl --write    # writes it into ads.toml\n"
+))  # fmt: skip
+@click.argument("spec", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("sample", type=click.Path(path_type=Path))
+@click.option("--events", type=click.IntRange(min=1), default=100_000, show_default=True, help="Events to look at.")
+@click.option("--write", is_flag=True, help="Write SPEC instead of showing it.")
+def quantiles(spec: Path, sample: Path, events: int, write: bool) -> None:
+    """Learn the `quantiles` of SPEC's fields from SAMPLE, once, and freeze them as `edges`; nothing else changes."""
+    from workers.quantiles import learn_quantiles  # noqa: PLC0415  as above
+
+    sys.exit(learn_quantiles(
+        spec, sample, events, write=write, echo=lambda text: click.echo(text, nl=False),
+        say=lambda line: click.echo(line, err=True),
+    ))  # fmt: skip
 
 
 @main.command(**_examples(

@@ -12,16 +12,23 @@ from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColu
 from rich.progress import Progress as Bar
 
 from ctr import log
-from workers.sources import Source
 
 _BAR_S, _LINE_S = 0.25, 10.0
 
 
 class Progress:
-    """Shows `summary` and the share of the source that is read; a context manager around the loop."""
+    """Shows `summary` and how much of the source is learned; a context manager around the loop.
 
-    def __init__(self, source: Source, summary: Callable[[], dict[str, Any]]) -> None:
-        self._source, self._summary = source, summary
+    Parameters
+    ----------
+    summary : callable
+        Figures, ``events`` and ``lag`` among them.
+    done : callable
+        What is learned, in the unit of the lag.
+    """
+
+    def __init__(self, summary: Callable[[], dict[str, Any]], done: Callable[[], int]) -> None:
+        self._summary, self._done = summary, done
         self._log = log.get(worker="trainer")
         self._every_s = _BAR_S if sys.stderr.isatty() else _LINE_S
         self._due = time.monotonic() + self._every_s
@@ -56,7 +63,7 @@ class Progress:
         if self._bar is None:
             self._log.info("progress", events_per_s=round(rate), **summary)
             return
-        done, left = sum(self._source.positions().values()), summary["lag"]
+        done, left = self._done(), summary["lag"]
         self._bar.update(
             self._task, completed=done, total=done + left or None,
             description=f"{summary['events']:,} events  {rate:,.0f}/s  logloss {summary['logloss']}  "
