@@ -22,6 +22,7 @@ from ctr.errors import CtrError, ServerWentBackError, SettingError, SourceUnavai
 from ctr.events import encode_rows, open_reader
 from ctr.events.hashing import partition_salts
 from ctr.events.messages import Messages, Refusal
+from ctr.kernels import simd
 from ctr.model import Model
 from ctr.quality import Window
 from ctr.serving.asgi import OpsApp
@@ -211,8 +212,9 @@ class Trainer:
         self._event_s, self._arrival_s = meta.watermarks.event_s, meta.watermarks.arrival_s
         self._committed = {}
         self._log.info(
-            "recovered", version=str(meta.version), rows=self._model.rows, partitions=len(self._source.partitions)
-        )
+            "recovered", version=str(meta.version), rows=self._model.rows, partitions=len(self._source.partitions),
+            isa=simd.ISA,
+        )  # fmt: skip
         self._commit()
         self._is_ready = True
 
@@ -363,7 +365,7 @@ class Trainer:
         """Every metric of `ctr.metrics.TRAINER`, as it stands now."""
         quality, rows, counts = self._window.measure(), self._model.counts, self._counts
         return {
-            "ctr_build_info": {(ctr.__version__, self._spec.model_id): 1.0},
+            "ctr_build_info": {(ctr.__version__, self._spec.model_id, simd.ISA): 1.0},
             "ctr_events": {(result,): float(counts[result]) for result in ("learned", "held_out", "refused")},
             "ctr_dead_letters": {(reason,): float(n) for reason, n in dict(self._dead_letters.counts).items()},
             "ctr_source_up": float(self._source.up),

@@ -19,6 +19,7 @@ from prometheus_client import Histogram
 import ctr
 from ctr.errors import EventError
 from ctr.events import Batch
+from ctr.kernels import simd
 from ctr.metrics import SCORER, Value, registry
 from ctr.serving.asgi import MAX_BODY_BYTES, HttpError, OpsApp, Reason, Request, Response, json_response
 from ctr.serving.scorer import Scorer
@@ -191,7 +192,7 @@ class ScorerApp(OpsApp):
             "ctr_event_lag_seconds": scorer.event_lag_s(),
             "ctr_commit_age_seconds": scorer.commit_age_s(),
             "ctr_store_up": float(scorer.error is None),
-            "ctr_build_info": {(ctr.__version__, scorer.model_id): 1.0},
+            "ctr_build_info": {(ctr.__version__, scorer.model_id, simd.ISA): 1.0},
         }
 
     def close(self) -> None:
