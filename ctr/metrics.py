@@ -63,7 +63,8 @@ TRAINER = (
     Metric("ctr_auc_ratio", "gauge", "Area under the ROC curve over the window."),
     Metric("ctr_calibration_ratio", "gauge", "Sum of predictions over sum of labels in the window."),
     Metric("ctr_base_rate_ratio", "gauge", "Share of positive labels in the window."),
-    Metric("ctr_build_info", "gauge", "1, with the program's version and its model.", ("version", "model")),
+    Metric("ctr_build_info", "gauge", "1, with the program's version, its model and its kernels' instruction set.",
+           ("version", "model", "isa")),
 )
 """What `ctr train` exposes."""
 

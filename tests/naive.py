@@ -131,6 +131,7 @@ def ftrl_weight(z, n, alpha, beta, l1, l2):
 
 MASK = 2**64 - 1
 LOGIT_MAX = 50.0
+FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def mix64(z):
@@ -238,10 +239,13 @@ class Naive:
         return float(b + np.dot(w, x) + r * pair_sum(self.kind, x, f, v, s, self.spec.model.same_field_pairs))
 
     def logit(self, event):
-        limit = LOGIT_MAX if self.spec.model.loss == "logistic" else 1e6
-        return min(max(self.sum_up(*self.score(event), self.s), -limit), limit)
+        """Clamped; NaN where float32 cannot hold it: such an event is refused."""
+        limit, t = LOGIT_MAX if self.spec.model.loss == "logistic" else 1e6, self.sum_up(*self.score(event), self.s)
+        return min(max(t, -limit), limit) if abs(t) <= FLOAT_MAX else math.nan
 
     def predicted(self, t):
+        if math.isnan(t):
+            return t
         if self.spec.model.loss == "logistic":
             return 1.0 / (1.0 + math.exp(-t))
         return min(max(t, self.spec.model.label_range[0]), self.spec.model.label_range[1])
@@ -258,19 +262,25 @@ class Naive:
         return self.n0 + (n - self.n0) * 2 ** (-(minute - seen) * 60 / half_life_s)
 
     def learn(self, event):
-        """Prediction before the update, and the update (none if the event's weight is 0)."""
+        """Prediction before the update, and the update: none if the event's weight is 0, or its margin overflows."""
         x, f, b, w, v, r = self.score(event)
         model, opt, same = self.spec.model, self.spec.optimizer, self.spec.model.same_field_pairs
-        t = self.logit(event)
+        t, minute = self.logit(event), minute_of(event.time_s)
         p = self.predicted(t)
         absolute = self.sum_up(abs(x), f, abs(b), abs(w), abs(v), r, abs(self.s))
         if event.c == 0:
+            return Step(p, t, 0.0, r, absolute)
+        if math.isnan(t):  # what was new has a row then, but an empty one, never learned
+            for key, fi, _ in event.features:
+                if key not in self.rows:
+                    self.rows[key] = self.blank(fi)
+                    self.rows[key].seen = minute
+            self.bias.seen = max(self.bias.seen, minute)
             return Step(p, t, 0.0, r, absolute)
         dl = event.c * ((p if model.loss == "logistic" else t) - event.y)
         gw = dl * x
         gv, gs = (dl * r * g for g in pair_gradient(self.kind, x, f, v, self.s, same))
         latent, linear = self.c0_c1(opt.step, opt.l2), self.c0_c1(opt.linear_step, opt.linear_l2)
-        minute = minute_of(event.time_s)
         done = Step(p, t, dl, r, absolute, {1: dl}, gs=gs)
         for i, (key, fi, _) in enumerate(event.features):
             new = self.live(key, minute) is None

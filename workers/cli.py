@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 import ctr
 from ctr import log
-from ctr.errors import CtrError
+from ctr.errors import CtrError, SettingError
 from workers.lifecycle import exit_code
 
 _REDIS = "redis://127.0.0.1:6379/0"
@@ -49,12 +49,29 @@ class _Finite(click.FloatRange):
         return number
 
 
+def _use_isa(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    """Before anything is compiled: a process has one instruction set."""
+    if value is None:
+        return
+    from ctr.kernels import build  # noqa: PLC0415  numba takes a second: only where needed
+
+    try:
+        build.use(value)
+    except SettingError as error:
+        raise SettingError("--isa", value, error.allowed) from None
+
+
 redis_option = click.option(
     "--redis", envvar="CTR_REDIS", default=_REDIS, show_default=True, show_envvar=True, help="Where parameters live."
 )
 listen_option = click.option(
     "--listen", envvar="CTR_LISTEN", metavar="HOST:PORT", show_envvar=True, help="Address of the HTTP endpoints."
 )
+isa_option = click.option(
+    "--isa", envvar="CTR_ISA", metavar="avx512|avx2|portable", show_envvar=True, expose_value=False, callback=_use_isa,
+    help="Instruction set of the kernels; the best that the processor has where not given. Trained parameters are the "
+    "same bit for bit only on the same one.",
+)  # fmt: skip
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,6 +105,7 @@ def main(log_level: str) -> None:
               help="Where a new model begins in Kafka; ignored once positions are stored.")  # fmt: skip
 @click.option("--create", is_flag=True, help="Make the model if the store does not hold it.")
 @listen_option
+@isa_option
 @click.option("--dead-letters", type=click.Path(path_type=Path), help="With --from: file for events that cannot be "
               "read; PATH.dlq where not given. With --kafka they go to TOPIC.dlq.")  # fmt: skip
 @click.option("--outage-limit", "outage_limit_s", type=_Finite(min=0), default=600.0, show_default=True,
@@ -117,6 +135,7 @@ def train(**options: Any) -> None:
 @click.argument("model")
 @redis_option
 @listen_option
+@isa_option
 def serve(model: str, **options: Any) -> None:
     """Answer scoring requests for MODEL (NAME or NAME@GENERATION) from parameters that are seconds old."""
     from workers import serve as worker  # noqa: PLC0415  as above

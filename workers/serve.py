@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ctr import log
 from ctr.errors import CtrError
+from ctr.kernels import simd
 from ctr.serving.asgi import MAX_BODY_BYTES
 from ctr.serving.http import DEADLINE_S, MAX_INSTANCES, STALE_AFTER_S, ScorerApp
 from ctr.serving.scorer import Scorer
@@ -77,7 +78,7 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
             ready=lambda: "stopping" if stopping.requested else None,
         )
         scorer.start()
-        logger.info("serving", generation=scorer.spec.generation, listen=address_of(bound))
+        logger.info("serving", generation=scorer.spec.generation, listen=address_of(bound), isa=simd.ISA)
         try:
             run(app, bound, lambda: stopping.requested)
         finally:

@@ -174,7 +174,7 @@ class Trainer:
         self._committed = {}
         self._log.info(
             "recovered", versions=[str(version) for version in self._writer.versions], rows=self._model.rows,
-            partitions=len(self._standing.partitions), level=start.level,
+            partitions=len(self._standing.partitions), level=start.level, isa=self._model.kernel_path,
         )  # fmt: skip
         self._cut()
         self._acknowledge(self._committer.wait())
@@ -368,7 +368,7 @@ class Trainer:
         busy_s = {**self._clocks.busy_s, "commit": self._committer.busy_s}
         queued, names = {} if pipeline is None else pipeline.queued_events(), self._names
         return {
-            "ctr_build_info": {(ctr.__version__, self._spec.model_id): 1.0},
+            "ctr_build_info": {(ctr.__version__, self._spec.model_id, self._model.kernel_path): 1.0},
             "ctr_events": {(result,): float(counts[result]) for result in ("learned", "held_out", "refused")},
             "ctr_dead_letters": {(reason,): float(n) for reason, n in dict(self._dead_letters.counts).items()},
             "ctr_source_up": float(self._source_up),

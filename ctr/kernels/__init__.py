@@ -7,6 +7,8 @@
 `simd`                sixteen floats as one Numba value, and what can be done with it on this processor
 `step`                what all models share: time, life of a row, start values, sigmoid, the optimizer's step
 `lookup`              keys -> row numbers, admission, removal
+`marks`               a bit a row: changed since it was taken, ever stored
+`sweep`               old rows, and the removal of many at once
 `packing`             rows <-> packed rows
 `pooled`              every family, any batch, any k, any optimizer: gathers fields into scratch, plain loops
 `tile`, `ffm`         ffm for one-hot events with k <= 8: 16 floats at a time, 4 x 4 or 2 x 2 blocks

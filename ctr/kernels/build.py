@@ -23,6 +23,7 @@ from types import ModuleType
 
 import numba
 
+from ctr.errors import SettingError
 from ctr.kernels import simd
 
 HERE = Path(__file__).parent
@@ -45,14 +46,14 @@ def use(isa: str) -> None:
 
     Raises
     ------
-    ValueError
+    SettingError
         No such instruction set, or not on this processor.
     RuntimeError
         Kernels have been loaded already.
     """
     allowed = simd.ISAS[: simd.ISAS.index(simd.BEST_ISA) + 1]
     if isa not in allowed:
-        raise ValueError(f"instruction set {isa!r}: this processor has {', '.join(allowed)}")
+        raise SettingError("isa", isa, f"this processor has {', '.join(allowed)}")
     if isa == simd.ISA:
         return
     if load.cache_info().currsize:

@@ -23,10 +23,6 @@ from ctr.kernels.layout import (
     BUCKET_SLOTS,
     COUNT,
     CREATED,
-    DIRTY,
-    EVICTED,
-    EXPIRED,
-    FIRST_ROW,
     FREE_FIELD,
     FREE_ROW,
     NEXT_ROW,
@@ -38,6 +34,7 @@ from ctr.kernels.layout import (
     SWEEPS_A_TTL,
     ZERO_ROW,
 )
+from ctr.kernels.marks import clear_dirty, mark_dirty
 from ctr.kernels.simd import find5, prefetch
 from ctr.kernels.step import C_MAX, X_MAX, minute_of, mix64
 
@@ -77,18 +74,6 @@ def place(index: Any, slots: Any, key: Any, row: int) -> None:
             slots[bucket * 16 + ROW_AT + s] = row
             return
         slots[bucket * 16 + PASSED_AT] += np.uint32(1)
-        bucket = bucket + 1 if bucket + 1 < index.shape[0] >> 3 else 0
-
-
-@helper
-def change(index: Any, slots: Any, key: Any, row: int) -> None:
-    """Give a known key another row number."""
-    bucket = home(key, index)
-    while True:
-        s = find5(index, bucket * 8, key)
-        if s < BUCKET_SLOTS:
-            slots[bucket * 16 + ROW_AT + s] = row
-            return
         bucket = bucket + 1 if bucket + 1 < index.shape[0] >> 3 else 0
 
 
@@ -154,16 +139,6 @@ def lacks_room(
         if keys[e] != 0 and values[e] != 0 and find(index, slots, keys[e]) < 0:
             room -= is_let_in(keys[e], position, seed, admission)
     return room < 0
-
-
-@inlined
-def mark_dirty(dirty: Any, counters: Any, row: int) -> None:
-    """A row that differs from what was last taken."""
-    bit = np.uint64(1) << np.uint64(row & 63)
-    word = dirty[row >> 6]
-    if (word & bit) == 0:
-        dirty[row >> 6] = word | bit
-        counters[DIRTY] += 1
 
 
 @inlined
@@ -275,56 +250,6 @@ def resolve(
 
 
 @kernel
-def ages(
-    W: Any, stride: int, head_step: int, row_key: Any, row_field: Any, counters: Any, time_s: float, ttl_s: float,
-    rows: Any, seen: Any,
-) -> Any:  # fmt: skip
-    """Rows of features that live before the event of `time_s`, from the front of ``rows``; expired ones from its back.
-
-    ``seen`` gets their last-seen minutes. Returns the number of those that live.
-    """
-    live, dead = 0, rows.shape[0]
-    now = max(W[BIAS_ROW * stride + SEEN], minute_of(time_s))
-    for row in range(FIRST_ROW, counters[NEXT_ROW]):
-        ahead = row + AHEAD
-        if ahead < counters[NEXT_ROW] and row_field[ahead] != FREE_FIELD:
-            prefetch(W, ahead * stride + row_field[ahead] * head_step)
-        if row_field[row] == FREE_FIELD or row_key[row] < RESERVED_KEYS:
-            continue
-        minute = W[row * stride + row_field[row] * head_step + SEEN]
-        if ttl_s > 0 and (np.float64(now) - np.float64(minute)) * 60.0 > ttl_s:
-            dead -= 1
-            rows[dead] = row
-        else:
-            rows[live] = row
-            seen[live] = minute
-            live += 1
-    return live
-
-
-@kernel
-def drop(
-    index: Any, slots: Any, row_key: Any, row_field: Any, dirty: Any, stored: Any, counters: Any,
-    rows: Any, expired: int, gone: Any,
-) -> Any:  # fmt: skip
-    """Free ``rows``, of which so many have `expired`. ``gone`` gets the keys that the store has; returns how many."""
-    if counters[ABSENT] > 0:
-        drop_absent(index, slots, counters)
-    n = 0
-    for j in range(rows.shape[0]):
-        if j + AHEAD < rows.shape[0]:
-            prefetch(index, home(row_key[rows[j + AHEAD]], index) * 8)
-        row = np.int64(rows[j])
-        if (stored[row >> 6] >> np.uint64(row & 63)) & np.uint64(1) != 0:
-            gone[n] = row_key[row]
-            n += 1
-        release(index, slots, row_key, row_field, dirty, stored, counters, row_key[row], row)
-    counters[EXPIRED] += expired
-    counters[EVICTED] += rows.shape[0] - expired
-    return n
-
-
-@kernel
 def known(index: Any, slots: Any, keys: Any, out: Any) -> None:
     """For each key: 2 held, 1 known to have no row, 0 unknown."""
     for j in range(keys.shape[0]):
@@ -335,13 +260,31 @@ def known(index: Any, slots: Any, keys: Any, out: Any) -> None:
 
 
 @helper
-def drop_absent(index: Any, slots: Any, counters: Any) -> None:
-    """Forget all keys that are known to have no row."""
-    for bucket in range(index.shape[0] >> 3):
+def take_out_all(index: Any, slots: Any, leaving: Any) -> None:
+    """Remove all keys whose row has its bit in ``leaving``, a bit a row: one pass, no search.
+
+    Rows behind its end stay. Bit 0 is for keys that are known to have no row.
+    """
+    buckets = index.shape[0] >> 3
+    for bucket in range(buckets):
         for s in range(BUCKET_SLOTS):
             key = index[bucket * 8 + s]
-            if key != 0 and slots[bucket * 16 + ROW_AT + s] == 0:
-                take_out(index, slots, key)
+            row = np.int64(slots[bucket * 16 + ROW_AT + s])
+            if key == 0 or row >> 6 >= leaving.shape[0]:
+                continue
+            if (leaving[row >> 6] >> np.uint64(row & 63)) & np.uint64(1) != 0:
+                index[bucket * 8 + s] = np.uint64(0)
+                slots[bucket * 16 + ROW_AT + s] = 0
+                passed = home(key, index)
+                while passed != bucket:
+                    slots[passed * 16 + PASSED_AT] -= np.uint32(1)
+                    passed = passed + 1 if passed + 1 < buckets else 0
+
+
+@helper
+def drop_absent(index: Any, slots: Any, counters: Any) -> None:
+    """Forget all keys that are known to have no row."""
+    take_out_all(index, slots, np.ones(1, np.uint64))
     counters[ABSENT] = 0
 
 
@@ -386,22 +329,6 @@ def release(
 
 
 @kernel
-def mark_range_dirty(dirty: Any, counters: Any, begin: int, end: int) -> None:
-    """Rows ``begin:end`` differ from what was last taken."""
-    for row in range(begin, end):
-        mark_dirty(dirty, counters, row)
-
-
-@inlined
-def clear_dirty(dirty: Any, counters: Any, row: int) -> None:
-    """A row that no longer does."""
-    bit = np.uint64(1) << np.uint64(row & 63)
-    if (dirty[row >> 6] & bit) != 0:
-        dirty[row >> 6] ^= bit
-        counters[DIRTY] -= 1
-
-
-@kernel
 def admit(
     index: Any, slots: Any, row_key: Any, dirty: Any, stored: Any, counters: Any, keys: Any, max_rows: int, rows: Any
 ) -> None:
@@ -436,18 +363,3 @@ def held_rows(index: Any, slots: Any, keys: Any, rows: Any) -> Any:
                 rows[n] = row
                 n += 1
     return n
-
-
-@kernel
-def take_dirty(dirty: Any, stored: Any, counters: Any, rows: Any) -> None:
-    """Numbers of all dirty rows, ascending; they are clean and stored afterwards."""
-    n = 0
-    for word in range(dirty.shape[0]):
-        if dirty[word] != 0:
-            for bit in range(64):
-                if ((dirty[word] >> np.uint64(bit)) & np.uint64(1)) != 0:
-                    rows[n] = word * 64 + bit
-                    n += 1
-            stored[word] |= dirty[word]
-            dirty[word] = np.uint64(0)
-    counters[DIRTY] = 0

@@ -20,6 +20,7 @@ from ctr.kernels.layout import (
     LEARNED,
     LINEAR,
     REFUSED_EVENTS,
+    SEEN,
 )
 from ctr.kernels.simd import prefetch
 from ctr.kernels.step import (
@@ -82,6 +83,7 @@ def update(
             continue
         if np.isnan(t):
             counters[REFUSED_EVENTS] += 1
+            W[BIAS_ROW * stride + SEEN] = max(W[BIAS_ROW * stride + SEEN], minute)  # `resolve` has counted it
             continue
         dl = derivative(t, labels[i], ci, hyper)
 

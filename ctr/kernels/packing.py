@@ -1,4 +1,4 @@
-"""Rows <-> packed rows (format 1 of `ctr.rows`): a gather and a scatter, nothing else."""
+"""Rows <-> packed rows (format 1 of `ctr.rows`): a gather and a scatter."""
 
 from __future__ import annotations
 
@@ -7,17 +7,30 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import kernel
-from ctr.kernels.layout import ZERO_ROW
+from ctr.kernels.layout import COUNT, SEEN, ZERO_ROW
 
 
 @kernel
-def pack(W: Any, stride: int, P: int, size: int, row_field: Any, rows: Any, heads: Any, data: Any) -> None:
-    """Rows -> ``data`` (m, 1 + size or 1 + 2 size) float32 and its alias ``heads`` uint32; size = F kp."""
+def pack(
+    W: Any, stride: int, P: int, size: int, head_step: int, first: int, row_field: Any, rows: Any,
+    heads: Any, data: Any,
+) -> None:  # fmt: skip
+    """Rows -> ``data`` (m, 1 + size or 1 + 2 size) float32 and its alias ``heads`` uint32; size = F kp.
+
+    Rows of features begin at `first`. One that was never learned, since each of its events was refused for its margin,
+    holds what its last owner left there: it goes out as zeros, all n 1, and when it was last seen.
+    """
     with_state = data.shape[1] > 1 + size
     for j in range(rows.shape[0]):
         row = np.int64(rows[j])
         base = row * stride
         heads[j, 0] = np.uint32(row_field[row])
+        head = np.int64(row_field[row]) * head_step
+        if row >= first and W[base + head + COUNT] == np.float32(0):
+            data[j, 1 : 1 + size] = np.float32(0)
+            data[j, 1 + size :] = np.float32(1)
+            data[j, 1 + head + SEEN] = W[base + head + SEEN]
+            continue
         for i in range(size):
             data[j, 1 + i] = W[base + i]
         if with_state:

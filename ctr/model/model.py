@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from dataclasses import fields as fields_of
 from types import ModuleType
 from typing import Any
 
@@ -16,15 +14,15 @@ from numpy.typing import NDArray
 from ctr.errors import ModelMismatchError
 from ctr.events.batch import Batch
 from ctr.kernels import build, layout, simd, tile
+from ctr.model.hyper import hyper_parameters
+from ctr.model.state import Counts, State, counts_of, put_back, state_of
 from ctr.model.table import Held, Table
 from ctr.rows import RowBlock, RowShape, padded_k
-from ctr.spec import LABEL_BOUND, Spec, differences
+from ctr.spec import Spec, differences
 
 CHUNK = 1024
 """Events resolved at a time: their row numbers stay in L2 until they are learned. Results do not depend on it."""
 
-
-LOGIT_LIMIT = 50.0
 
 FAMILIES = {"lr": layout.LR, "fm": layout.FM, "ffm": layout.FFM, "fwfm": layout.FWFM, "fefm": layout.FEFM}
 
@@ -35,56 +33,6 @@ TILED_KP = 8
 
 VECTOR_KP = 12
 """The same for fm: head and latent factor are sixteen floats."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What happened to a model since it was made.
-
-    Attributes
-    ----------
-    events_learned : int
-    events_refused : int
-        Predicted but not learned, because label, weight or a value is not finite or beyond bounds.
-    rows_created : int
-    rows_refused : int
-        Times a feature of an event with more new ones than the table has rows counted as unknown.
-    rows_expired : int
-        Rows not seen for their ttl: touched and begun anew, or swept out.
-    rows_evicted : int
-        Rows that made room for new ones.
-    """
-
-    events_learned: int
-    events_refused: int
-    rows_created: int
-    rows_refused: int
-    rows_expired: int
-    rows_evicted: int
-
-
-_COUNTERS = (layout.LEARNED, layout.REFUSED_EVENTS, layout.CREATED, layout.REFUSED_ROWS, layout.EXPIRED, layout.EVICTED)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """All that a model knows beside its specification: what a snapshot keeps.
-
-    Attributes
-    ----------
-    block : RowBlock
-        All rows, the model's own included, by ascending key.
-    marks : (m,) uint8
-        1 where a row changed since it was last taken, 2 where it was ever taken or loaded.
-    gone : (g,) uint64
-        Keys that `Model.take_gone` has still to look at.
-    counts : Counts
-    """
-
-    block: RowBlock
-    marks: NDArray[np.uint8]
-    gone: NDArray[np.uint64]
-    counts: Counts
 
 
 class Model:
@@ -194,7 +142,7 @@ class Model:
     @property
     def counts(self) -> Counts:
         """What happened since the model was made."""
-        return Counts(*(int(self._table.counters[at]) for at in _COUNTERS))
+        return counts_of(self._table)
 
     @property
     def max_rows(self) -> int:
@@ -393,9 +341,7 @@ class Model:
         """
         if self._weights_only:
             raise TypeError("a weights_only model is a cache: there is nothing to go on from")
-        keys, rows = self._table.held()
-        marks, gone = self._table.marks(rows)
-        return State(RowBlock(keys, self._table.pack(rows)), marks, gone, self.counts)
+        return state_of(self._table)
 
     def restore(self, state: State) -> None:
         """Become what another model of the same specification and bound was; for a new model.
@@ -406,9 +352,7 @@ class Model:
             The rows were not packed by a model of this shape.
         """
         self.load(state.block)
-        self._table.set_marks(self._table.held()[1], state.marks, state.gone)
-        for at, field in zip(_COUNTERS, fields_of(Counts), strict=True):
-            self._table.counters[at] = getattr(state.counts, field.name)
+        put_back(self._table, state)
 
     def warm_up(self) -> None:
         """Compile all that this model's calls need, or load it from the disk cache; the model itself is not touched."""
@@ -429,6 +373,8 @@ class Model:
         other.lookup(keys)
         other.forget(keys)
         other.state_hash()
+        if not self._weights_only:
+            other._table.sweep(0.0, 0.0, 1024)
 
     def state_hash(self) -> str:
         """Hash of all keys and rows (weights only, where no more is held), whatever the order of their arrival."""
@@ -438,34 +384,6 @@ class Model:
             digest.update(keys[begin : begin + 4096].tobytes())
             digest.update(self._table.pack(rows[begin : begin + 4096]).tobytes())
         return digest.hexdigest()
-
-
-def hyper_parameters(spec: Spec) -> NDArray[np.float32]:
-    """(N_HYPER,) what the kernels need to know of a specification at run time; see `ctr.kernels.layout`."""
-    model, optimizer = spec.model, spec.optimizer
-    adagrad, ftrl = optimizer.type == "adagrad", optimizer.type == "ftrl"
-    slow, linear_slow = 1 / optimizer.step, 1 / optimizer.linear_step
-
-    def c0(slowness: float, l2: float) -> float:
-        return 0.0 if adagrad else optimizer.beta * slowness + l2 if ftrl else slowness
-
-    hyper = np.zeros(layout.N_HYPER, np.float32)
-    for at, value in (
-        (layout.STEP, optimizer.step), (layout.LINEAR_STEP, optimizer.linear_step),
-        (layout.N0, optimizer.n0 if adagrad else 0.0), (layout.START, model.start),
-        (layout.HAS_BIAS, model.bias), (layout.HAS_LINEAR, model.linear),
-        (layout.C0, c0(slow, optimizer.l2)), (layout.LINEAR_C0, c0(linear_slow, optimizer.linear_l2)),
-        (layout.PAIR_C0, c0(slow, 0.0)), (layout.BIAS_C0, c0(linear_slow, 0.0)),
-        (layout.C1, slow if adagrad or ftrl else 0.0), (layout.LINEAR_C1, linear_slow if adagrad or ftrl else 0.0),
-        (layout.L2, 0.0 if ftrl else optimizer.l2), (layout.LINEAR_L2, 0.0 if ftrl else optimizer.linear_l2),
-        (layout.L1, optimizer.l1), (layout.HALF_LIFE_MIN, optimizer.half_life_s / 60),
-        (layout.SQUARED, model.loss == "squared"), (layout.LABEL_MIN, model.label_range[0]),
-        (layout.LABEL_MAX, model.label_range[1]),
-        (layout.LIMIT, LOGIT_LIMIT if model.loss == "logistic" else LABEL_BOUND),
-        (layout.SAME_FIELD_PAIRS, model.same_field_pairs),
-    ):  # fmt: skip
-        hyper[at] = value
-    return hyper
 
 
 def _dense_kernel(spec: Spec) -> ModuleType | None:

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from ctr import spec as specification
 from ctr.errors import SnapshotError
-from ctr.model.model import Counts, Model, State
+from ctr.model.model import Model
+from ctr.model.state import Counts, State
 from ctr.rows import ROW_FORMAT, RowBlock
 
 FORMAT = 1

@@ -2,7 +2,7 @@
 
 Nothing ever grows or moves, so there is no pause and no rehash; pages cost memory from their first touch on. Beside
 its padded row a feature costs 64 / (5 x .65) = 19.7 bytes of index, 8 of key, 1 of field and 2/8 of marks; a sweep
-takes 8 bytes a row for as long as it lasts.
+takes 8 bytes a row, and 16 for each that leaves, for as long as it lasts.
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ class Table:
         self.counters = np.zeros(layout.N_COUNTERS, np.int64)
         self.counters[layout.NEXT_ROW] = first_row
 
-        self._lookup = build.load("lookup")
-        self._packing = build.load("packing")
+        self._lookup, self._marks, self._sweep, self._packing = (
+            build.load(name) for name in ("lookup", "marks", "sweep", "packing")
+        )
         self._places = build.load("wire/places")
         if not weights_only:
             scratch = (max_rows + first_row) * self.stride
@@ -125,7 +126,7 @@ class Table:
     def mark_own_dirty(self) -> None:
         """The model's own rows differ from what was last taken."""
         end = layout.BIAS_ROW + len(self.own_keys)
-        self._lookup.mark_range_dirty(self.dirty, self.counters, layout.BIAS_ROW, end)
+        self._marks.mark_range_dirty(self.dirty, self.counters, layout.BIAS_ROW, end)
 
     def known(self, keys: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """(m,) 2 for a key with a row, 1 for one known to have none, 0 for an unknown one."""
@@ -177,7 +178,7 @@ class Table:
         needed : int
         """
         rows, seen = np.empty(self.rows, np.uint32), np.empty(self.rows, np.float32)
-        live = self._lookup.ages(
+        live = self._sweep.ages(
             self.W, self.stride, self.shape.head_step, self.row_key, self.row_field, self.counters, time_s, ttl_s,
             rows, seen,
         )  # fmt: skip
@@ -193,10 +194,10 @@ class Table:
             left = excess - len(parts[1])
             parts.append(ties[keys <= np.partition(keys, left - 1)[left - 1]])
         leaving = np.concatenate(parts)
-        gone = np.empty(len(leaving), np.uint64)
-        n = self._lookup.drop(
+        bits, gone = np.zeros(self.dirty.size, np.uint64), np.empty(len(leaving), np.uint64)
+        n = self._sweep.drop(
             self.index, self.slots, self.row_key, self.row_field, self.dirty, self.stored, self.counters,
-            leaving, len(expired), gone,
+            leaving, len(expired), bits, gone,
         )  # fmt: skip
         if n:
             self._gone.append(gone[:n].copy())
@@ -226,7 +227,7 @@ class Table:
     def take_dirty(self) -> NDArray[np.uint32]:
         """Numbers of the rows changed since the last call."""
         rows = np.empty(self.counters[layout.DIRTY], np.uint32)
-        self._lookup.take_dirty(self.dirty, self.stored, self.counters, rows)
+        self._marks.take_dirty(self.dirty, self.stored, self.counters, rows)
         return rows
 
     def held(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
@@ -243,7 +244,8 @@ class Table:
         words = self.row_bytes // 4 if self.stride > self.P else 1 + size
         data = np.empty((len(rows), words), np.float32)
         self._packing.pack(
-            self.W, self.stride, self.P, size, self.row_field, rows, data.view(np.uint32), data,
+            self.W, self.stride, self.P, size, self.shape.head_step, layout.BIAS_ROW + len(self.own_keys),
+            self.row_field, rows, data.view(np.uint32), data,
         )  # fmt: skip
         return data.view(np.uint8)
 

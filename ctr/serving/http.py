@@ -20,6 +20,7 @@ import ctr
 from ctr.errors import EventError
 from ctr.events import Batch
 from ctr.events.jsonlines import decoder
+from ctr.kernels import simd
 from ctr.metrics import SCORER, Value, registry
 from ctr.serving.asgi import MAX_BODY_BYTES, HttpError, OpsApp, Reason, Request, Response, json_response
 from ctr.serving.scorer import Scorer
@@ -193,7 +194,7 @@ class ScorerApp(OpsApp):
             "ctr_event_lag_seconds": scorer.event_lag_s(),
             "ctr_commit_age_seconds": scorer.commit_age_s(),
             "ctr_store_up": float(scorer.error is None),
-            "ctr_build_info": {(ctr.__version__, scorer.model_id): 1.0},
+            "ctr_build_info": {(ctr.__version__, scorer.model_id, simd.ISA): 1.0},
         }
 
     def close(self) -> None:

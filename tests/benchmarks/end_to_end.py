@@ -1,6 +1,6 @@
 """Topic -> served parameters, sustained: `python tests/benchmarks/end_to_end.py` prints tables, writes end_to_end.json.
 
-A real broker, a real Redis and `ctr train` are started here. Criteo-shaped events (39 fields, about 543 bytes of JSON)
+A real broker, a real Redis and `ctr train` are started here. Criteo-shaped events (39 fields, about 560 bytes of JSON)
 come from a feeder that sends ready-made record batches, so that it takes next to nothing from the machine, and never
 runs far ahead. One line without a ceiling on rows written a second, one with it. Beside both stands the speed of
 `learn_many` alone on keys of the same events, one core, measured before and after in the same run.
@@ -53,7 +53,7 @@ WAITS = (("fetch", "starved"), ("fetch", "blocked"), ("learn", "starved"), ("lea
 def toml(generation, ceiling):
     fields = ", ".join(f'{{ name = "{name}" }}' for name in NAMES)
     return (
-        f'name = "criteo"\ngeneration = "{generation}"\nfields = [{fields}]\n[event]\ntime = "ts"\n'
+        f'name = "criteo"\ngeneration = "{generation}"\nfields = [{fields}]\n'
         f"[model]\nbase_rate = 0.26\nmax_rows = {ROWS}\n[commit]\nrows_per_s = {ceiling}\n[store]\nshards = 16\n"
     )
 
@@ -62,11 +62,10 @@ def json_lines(n, seed=1):
     """Events as JSON: 13 small numbers, 26 values of 8 hexadecimal digits, Zipf-distributed."""
     ids, labels = events(cardinalities(CRITEO, ROWS), n, seed)
     hashed = (ids[:, 13:].astype(np.uint64) * np.uint64(2654435761) & np.uint64(0xFFFFFFFF)).tolist()
-    head = ('{{"label":{},"ts":{},' + ",".join(f'"I{i}":{{}}' for i in range(1, 14)) + ",").format
+    head = ('{{"label":{},' + ",".join(f'"I{i}":{{}}' for i in range(1, 14)) + ",").format
     tail = (",".join(f'"C{i}":"{{:08x}}"' for i in range(1, 27)) + "}}").format
-    now = int(time.time())
     return [
-        (head(int(y), now, *small) + tail(*large)).encode()
+        (head(int(y), *small) + tail(*large)).encode()
         for y, small, large in zip(labels.tolist(), ids[:, :13].tolist(), hashed, strict=True)
     ]
 

@@ -3,7 +3,6 @@
 ====================  =======================================================================================
 `ffm`                 one context against many candidates, one-hot ffm with k <= 8
 `narrow`              one block of a row (4 or 8 floats) as a vector
-`rows`                keys -> row numbers
 ====================  =======================================================================================
 
 Compiled apart from the kernels above, which do not change when one of these does (`build.sources_hash`).

@@ -139,7 +139,7 @@ def number(at: Any, end: Any) -> Any:
         if 48 <= c <= 57:
             any_digit = True
             digits = digits * np.uint64(10) + np.uint64(c - 48)
-            if digits > 0:
+            if c > 48 or significant > 0:  # not `digits > 0`: beyond 19 digits they wrap around
                 significant += 1
             if point:
                 exponent -= 1

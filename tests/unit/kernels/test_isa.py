@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ctr.errors import SettingError
 from ctr.kernels import build, simd
 
 ROOT = Path(build.__file__).parents[2]
@@ -53,7 +54,7 @@ def test_each_instruction_set_follows_the_twin(isa, tmp_path):
 
 def test_an_instruction_set_is_chosen_before_the_first_kernel():
     build.use(simd.ISA)
-    with pytest.raises(ValueError, match="sse9"):
+    with pytest.raises(SettingError, match=f"isa = 'sse9': .*{simd.ISA}"):
         build.use("sse9")
     build.load("lookup")
     if simd.BEST_ISA != "portable":

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ctr.kernels import build, layout
 
-lookup = build.load("lookup")
+lookup, sweep = build.load("lookup"), build.load("sweep")
 MAX_ROWS = 12
 
 
@@ -45,8 +45,8 @@ class Index:
         row_of = dict(zip(held[0][:n].tolist(), held[1][:n].tolist(), strict=True))
         gone = np.empty(len(keys), np.uint64)
         rows = np.array([row_of[key] for key in keys], np.uint32)
-        n = lookup.drop(self.index, self.slots, self.row_key, self.row_field, self.dirty, self.stored, self.counters,
-                        rows, 0, gone)  # fmt: skip
+        n = sweep.drop(self.index, self.slots, self.row_key, self.row_field, self.dirty, self.stored, self.counters,
+                       rows, 0, np.zeros(1, np.uint64), gone)  # fmt: skip
         return gone[:n].tolist()
 
     def absent(self, keys):

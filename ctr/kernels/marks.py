@@ -1,0 +1,51 @@
+"""Marks, a bit a row: ``dirty`` since it was last taken, ``stored`` since it was ever taken or loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ctr.kernels.jit import inlined, kernel
+from ctr.kernels.layout import DIRTY
+
+
+@inlined
+def mark_dirty(dirty: Any, counters: Any, row: int) -> None:
+    """A row that differs from what was last taken."""
+    bit = np.uint64(1) << np.uint64(row & 63)
+    word = dirty[row >> 6]
+    if (word & bit) == 0:
+        dirty[row >> 6] = word | bit
+        counters[DIRTY] += 1
+
+
+@inlined
+def clear_dirty(dirty: Any, counters: Any, row: int) -> None:
+    """A row that no longer does."""
+    bit = np.uint64(1) << np.uint64(row & 63)
+    if (dirty[row >> 6] & bit) != 0:
+        dirty[row >> 6] ^= bit
+        counters[DIRTY] -= 1
+
+
+@kernel
+def mark_range_dirty(dirty: Any, counters: Any, begin: int, end: int) -> None:
+    """Rows ``begin:end`` differ from what was last taken."""
+    for row in range(begin, end):
+        mark_dirty(dirty, counters, row)
+
+
+@kernel
+def take_dirty(dirty: Any, stored: Any, counters: Any, rows: Any) -> None:
+    """Numbers of all dirty rows, ascending; they are clean and stored afterwards."""
+    n = 0
+    for word in range(dirty.shape[0]):
+        if dirty[word] != 0:
+            for bit in range(64):
+                if ((dirty[word] >> np.uint64(bit)) & np.uint64(1)) != 0:
+                    rows[n] = word * 64 + bit
+                    n += 1
+            stored[word] |= dirty[word]
+            dirty[word] = np.uint64(0)
+    counters[DIRTY] = 0
