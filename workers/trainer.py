@@ -94,6 +94,7 @@ class Trainer:
         self._reader, self._scan_threads = open_reader(spec), scan_threads
         self._clocks, self._names = Clocks(), names
         self._pipeline: Pipeline | None = None
+        self._source_is_ours = True
         self._committer = Committer(writer, self._send)
         interval_s = spec.commit.interval_ms / 1000
         self._pace = Pace(interval_s, spec.commit.rows_per_s)
@@ -147,9 +148,21 @@ class Trainer:
     def stop_reading(self) -> bool:
         """End the pipeline. Whether its source may be used, and closed, by this thread now."""
         pipeline, self._pipeline = self._pipeline, None
-        return pipeline is None or pipeline.stop()
+        if pipeline is not None:
+            self._source_is_ours = pipeline.stop()
+        return self._source_is_ours
 
     def _recover(self) -> None:
+        """Become the writer; again, should the store go back while we do."""
+        while True:
+            try:
+                self._take_over()
+                return
+            except ServerWentBackError as error:
+                # nothing of ours is lost: the log still has it, and the stored positions say from where
+                self._log.warning("server_went_back", error=str(error))
+
+    def _take_over(self) -> None:
         """Become the writer, once the source can be read from where the store is.
 
         In this order: a trainer that cannot run harms none that does, and a good table is not given up for nothing.
@@ -177,7 +190,10 @@ class Trainer:
             partitions=len(self._standing.partitions), level=start.level, isa=self._model.kernel_path,
         )  # fmt: skip
         self._cut()
-        self._acknowledge(self._committer.wait())
+        while self._committer.busy:
+            self._turned = time.monotonic()
+            self._acknowledge(self._committer.ended())
+            time.sleep(_BLOCKED_S / 10)
         self._pipeline = Pipeline(
             self._source, self._reader, threads=self._scan_threads, outage_limit_s=self._outage_limit_s,
             clocks=self._clocks,
@@ -195,7 +211,6 @@ class Trainer:
         try:
             self._acknowledge(self._committer.ended())
         except ServerWentBackError as error:
-            # nothing of ours is lost: the log still has it, and the stored positions say from where
             self._log.warning("server_went_back", error=str(error))
             self._recover()
             return

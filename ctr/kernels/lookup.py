@@ -1,17 +1,13 @@
-"""Keys -> row numbers: the index of a table, which features get a row and which rows go.
+"""Keys -> row numbers: the index of a table, and which rows go. See `resolve` for how events use it.
 
 The index is an array of buckets, one cache line each: 5 keys, 5 row numbers, and the number of keys that had to go on
 to a later bucket because this one was full (a search goes on only past such a bucket, and removal needs no
 tombstones). ``slots`` is the same memory as ``index``, seen as uint32. Row 0 in a slot marks a key that is known to
 have no row.
-
-What happens to rows depends on the events alone, never on how a stream is cut into batches: `resolve` stops before an
-event that calls for a sweep, so that all before it are learned when rows are chosen to go.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -19,24 +15,17 @@ import numpy as np
 from ctr.kernels.jit import helper, inlined, kernel
 from ctr.kernels.layout import (
     ABSENT,
-    BIAS_ROW,
     BUCKET_SLOTS,
-    COUNT,
-    CREATED,
     FREE_FIELD,
     FREE_ROW,
     NEXT_ROW,
-    REFUSED_EVENTS,
     REFUSED_ROWS,
     RESERVED_KEYS,
     ROWS,
-    SEEN,
-    SWEEPS_A_TTL,
     ZERO_ROW,
 )
-from ctr.kernels.marks import clear_dirty, mark_dirty
+from ctr.kernels.marks import clear_dirty
 from ctr.kernels.simd import find5, prefetch
-from ctr.kernels.step import C_MAX, X_MAX, minute_of, mix64
 
 AHEAD = 16
 """Probes between asking for a bucket and reading it."""
@@ -109,144 +98,6 @@ def new_row(row_key: Any, counters: Any, key: Any, max_rows: int) -> Any:
 
 
 @inlined
-def is_let_in(key: Any, position: Any, seed: Any, admission: float) -> Any:
-    """Poisson inclusion (McMahan et al. 2013): an unknown feature gets a row with probability `admission` an event.
-
-    Decided by a hash of (seed, key, position of the event), so that a replay of the event decides alike.
-    """
-    if admission >= 1.0:
-        return True
-    u = mix64(key ^ mix64(position ^ mix64(seed ^ np.uint64(0xD1B54A32D192ED03))))
-    return np.float64(np.int64(u >> np.uint64(11))) * 2.0**-53 < admission
-
-
-@inlined
-def sweep_number(minute: Any, ttl_s: float) -> Any:
-    """Periodic sweeps due until `minute`: one at each multiple of ttl / 10."""
-    return math.floor(np.float64(minute) * (60.0 * SWEEPS_A_TTL) / ttl_s)
-
-
-@helper
-def lacks_room(
-    keys: Any, values: Any, a: int, b: int, index: Any, slots: Any, counters: Any, max_rows: int,
-    position: Any, seed: Any, admission: float,
-) -> Any:  # fmt: skip
-    """Whether the new features of the event with entries ``a:b`` exceed the bound."""
-    room = max_rows - counters[ROWS] - counters[ABSENT]
-    if room >= b - a:
-        return False
-    for e in range(a, b):
-        if keys[e] != 0 and values[e] != 0 and find(index, slots, keys[e]) < 0:
-            room -= is_let_in(keys[e], position, seed, admission)
-    return room < 0
-
-
-@inlined
-def at_home(keys: Any, a: int, b: int, o: int, last: int, index: Any, slots: Any, rows: Any) -> Any:
-    """Rows of the one-hot event with entries ``a:b``, of keys that stand in the bucket they are looked for first.
-
-    Nearly all do. Returns a bit for each of the others. No branch for a feature: 93 ns for 39 where a search takes 166.
-    """
-    ahead = np.uint64(AHEAD if b + AHEAD <= last else 0)
-    first, n = np.uint64(a), np.uint64(b - a)  # unsigned, or Numba sees to negative indices
-    out = np.uint64(a - o)
-    elsewhere = np.uint64(0)
-    for j in range(n):
-        prefetch(index, home(keys[first + j + ahead], index) * 8)
-        key = keys[first + j]
-        bucket = home(key, index)
-        s = find5(index, bucket * 8, key)
-        row = slots[np.uint64(bucket * 16 + ROW_AT + s)]
-        rows[out + j] = row if s < BUCKET_SLOTS else np.uint32(0)
-        elsewhere |= np.uint64(0) if s < BUCKET_SLOTS or key == 0 else np.uint64(1) << np.uint64(j)
-    return elsewhere
-
-
-@kernel
-def resolve(
-    keys: Any, values: Any, fields: Any, start: Any, labels: Any, weights: Any, times_s: Any, positions: Any,
-    begin: int, end: int, normalize: bool, dense: bool, learn: bool, swept: bool, ttl_s: float, admission: float,
-    seed: Any, label_min: float, label_max: float, index: Any, slots: Any, W: Any, stride: int, head_step: int,
-    row_key: Any, row_field: Any, dirty: Any, counters: Any, max_rows: int, rows: Any, r: Any, c: Any,
-) -> Any:  # fmt: skip
-    """Rows of the features of events ``begin:end``; if `learn`, new features of events with weight get one.
-
-    Returns the event before which to sweep, `end` if there is none; `swept` says that this was done for `begin`. The
-    watermark is the last-seen time of the bias: it is stored and loaded with it. ``positions`` may be empty if
-    `admission` is 1; the head of a row of field f stands ``head_step * f`` floats behind its begin.
-
-    Out: ``rows`` (entries from ``start[begin]``), 0 for missing and unknown; ``r`` the factor of the pair sum, NaN
-    for an event with a value beyond bounds; ``c`` the weight with which to learn, 0 for not at all.
-    """
-    first, last = start[begin], start[end]
-    watermark = W[BIAS_ROW * stride + SEEN]
-    low, high = np.float32(label_min), np.float32(label_max)
-    minute, position = watermark, np.uint64(0)
-    for i in range(begin, end):
-        weight = np.float32(0)
-        good = True
-        elsewhere = ~np.uint64(0)
-        if dense:
-            elsewhere = at_home(keys, start[i], start[i + 1], first, last, index, slots, rows)
-        if not dense:
-            for e in range(start[i], start[i + 1]):
-                if not abs(values[e]) <= X_MAX:  # also NaN
-                    good = False
-        if learn:
-            weight = weights[i]
-            refused = not (good and 0 <= weight <= C_MAX and low <= labels[i] <= high)
-            if refused:
-                weight = np.float32(0)
-            if weight > 0:
-                minute = minute_of(times_s[i])
-                if admission < 1.0:
-                    position = positions[i]
-                if not (swept and i == begin):
-                    due = ttl_s > 0 and minute > watermark
-                    if due and sweep_number(minute, ttl_s) > sweep_number(watermark, ttl_s):
-                        return i
-                    if elsewhere != 0 and lacks_room(
-                        keys, values, start[i], start[i + 1], index, slots, counters, max_rows, position, seed,
-                        admission,
-                    ):  # fmt: skip
-                        return i
-                watermark = max(watermark, minute)
-                mark_dirty(dirty, counters, BIAS_ROW)
-            if refused:
-                counters[REFUSED_EVENTS] += 1
-        norm = np.float32(0)
-        for e in range(start[i], start[i + 1]):
-            if dense and (elsewhere >> np.uint64(e - start[i])) & np.uint64(1) == 0:
-                norm += np.float32(keys[e] != 0)
-                if weight > 0 and rows[e - first] != 0:
-                    mark_dirty(dirty, counters, np.int64(rows[e - first]))
-                continue
-            if not dense and e + AHEAD < last:
-                prefetch(index, home(keys[e + AHEAD], index) * 8)
-            key, x = keys[e], values[e]
-            row = np.int64(0)
-            if key != 0 and x != 0:
-                norm += x * x
-                row = find(index, slots, key)
-                if row < 0:
-                    row = np.int64(0)
-                    if weight > 0 and is_let_in(key, position, seed, admission):
-                        row = new_row(row_key, counters, key, max_rows)
-                        if row != 0:
-                            place(index, slots, key, row)
-                            row_field[row] = fields[e]
-                            head = row * stride + fields[e] * head_step
-                            W[head + COUNT] = np.float32(0)  # not yet born
-                            W[head + SEEN] = minute
-                            counters[CREATED] += 1
-                if weight > 0 and row != 0:
-                    mark_dirty(dirty, counters, row)
-            rows[e - first] = row
-        r[i - begin] = np.float32(1) / norm if normalize and norm > 0 else np.float32(1)
-        if not good:
-            r[i - begin] = np.float32(np.nan)
-        c[i - begin] = weight
-    return end
 
 
 @kernel

@@ -11,12 +11,11 @@ from ctr.kernels.layout import DIRTY
 
 
 @inlined
-def mark_dirty(dirty: Any, counters: Any, row: int) -> None:
-    """A row that differs from what was last taken."""
-    bit = np.uint64(1) << np.uint64(row & 63)
-    word = dirty[row >> 6]
-    if (word & bit) == 0:
-        dirty[row >> 6] = word | bit
+def mark_dirty(dirty: Any, counters: Any, row: Any) -> None:
+    """A row that differs from what was last taken. Most do already, so this is a branch that is seldom taken."""
+    at, bit = np.uint64(row) >> np.uint64(6), np.uint64(1) << (np.uint64(row) & np.uint64(63))
+    if (dirty[at] & bit) == 0:
+        dirty[at] |= bit
         counters[DIRTY] += 1
 
 

@@ -253,8 +253,18 @@ def find5(typing: Any, array: Any, offset: Any, key: Any) -> Any:
         one = b.insert_element(undefined, key, ir.Constant(i32, 0))
         same = b.icmp_unsigned("==", keys, b.shuffle_vector(one, undefined, ir.Constant(_vec(i32, 8), [0] * 8)))
         bits = b.zext(b.bitcast(same, i8), i64)
-        # lanes 5..7 hold rows and the overflow count: drop them, and let a sixth bit stand for "none"
-        bits = b.or_(b.and_(bits, ir.Constant(i64, 31)), ir.Constant(i64, 32))
+        # lanes 5..7 hold rows and the overflow count: whether they are equal or not, the sixth bit stands for "none"
+        bits = b.or_(bits, ir.Constant(i64, -32))
         return b.cttz(bits, ir.Constant(ir.IntType(1), 1))
 
     return types.int64(array, offset, key), generate
+
+
+@_intrinsic
+def lowest_one(typing: Any, x: Any) -> Any:
+    """Place of the lowest bit that is 1."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), generate

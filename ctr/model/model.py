@@ -52,7 +52,7 @@ class Model:
     def __init__(self, spec: Spec, *, weights_only: bool = False, max_rows: int | None = None) -> None:
         self._weights_only = weights_only
         self._table = Table(RowShape.of(spec), max_rows or spec.model.max_rows, weights_only=weights_only)
-        self._lookup = build.load("lookup")
+        self._resolve = build.load("resolve").resolve
         self._pooled = (
             build.load("libffm") if spec.model.libffm else build.load("pooled", FAMILY=FAMILIES[spec.model.type])
         )
@@ -239,7 +239,7 @@ class Model:
         begin, swept, learned = 0, False, table.counters[layout.LEARNED]
         while begin < n:
             goal = min(begin - begin % CHUNK + CHUNK, n)
-            end = self._lookup.resolve(
+            end = self._resolve(
                 keys, values, fields, start, labels, weights, times_s, positions, begin, goal, model.normalize,
                 batch.dense, learn, swept, self._ttl_s, self._admission, self._seed, *model.label_range, table.index,
                 table.slots, table.W, table.stride, table.shape.head_step, table.row_key, table.row_field,

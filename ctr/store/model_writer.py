@@ -94,10 +94,10 @@ class ModelWriter:
 
     def __init__(self, client: Client, stored: StoredModel) -> None:
         self._session = Session(client)
-        packer = RowPacker(stored.row_bytes)
+        packer, digest = RowPacker(stored.row_bytes), stored.spec.digest
         self._writers = [
             ShardWriter(
-                client, ShardKeys(stored.spec.model_id, shard), spec_digest=stored.spec.digest,
+                client, ShardKeys(stored.spec.model_id, shard), spec_digest=digest,
                 row_bytes=stored.row_bytes, session=self._session, packer=packer, streams=stored.shards,
             )
             for shard in range(stored.shards)

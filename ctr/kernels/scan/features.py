@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ctr.kernels.jit import helper, inlined
-from ctr.kernels.scan.memory import byte, word8
+from ctr.kernels.scan.memory import byte, forced, word8
 from ctr.kernels.scan.text import (
     ARRAY,
     DECIMAL,
@@ -138,7 +138,7 @@ def known_time(at: Any, end: Any, memo: Any) -> Any:
     return 0.0, False
 
 
-@helper
+@forced
 def span_number(begin: Any, end: Any, kind: Any) -> Any:
     """Return (float64, can) of a number or a text that spells one."""
     if kind == INTEGER or kind == DECIMAL or kind == TEXT:
@@ -146,7 +146,7 @@ def span_number(begin: Any, end: Any, kind: Any) -> Any:
     return 0.0, False
 
 
-@helper
+@forced
 def label_of(begin: Any, end: Any, kind: Any, classes: Any, low: Any, high: Any) -> Any:
     """Return (label, can)."""
     if not classes:
@@ -228,7 +228,7 @@ def clock_key(time_s: Any, field: Any, plan: Any) -> Any:
     return bin_key(i, field, plan)
 
 
-@helper
+@forced
 def is_missing(begin: Any, end: Any, kind: Any) -> Any:
     """Whether a span holds no value."""
     return kind == MISSING or kind == NULL or (kind == TEXT and begin == end)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ctr.kernels.jit import helper, inlined
 from ctr.kernels.scan.features import MAX_ELEMENTS, REAL_MAX, span_number
-from ctr.kernels.scan.memory import byte, equal32, trailing_zeros, word4, word8
+from ctr.kernels.scan.memory import byte, equal32, forced, trailing_zeros, word4, word8
 from ctr.kernels.scan.text import (
     ARRAY,
     DECIMAL,
@@ -45,7 +45,7 @@ KEY = np.dtype([
 """
 
 
-@helper
+@forced
 def string_end(at: Any, end: Any) -> Any:
     """Address of the first quote or backslash from `at` on; `end` or beyond where there is none."""
     while at < end:
@@ -56,7 +56,7 @@ def string_end(at: Any, end: Any) -> Any:
     return end
 
 
-@helper
+@forced
 def blanks_end(at: Any, end: Any) -> Any:
     """Address of the first byte that is no blank; tabs and line breaks are none here."""
     while at < end and byte(at) == BLANK:
@@ -64,7 +64,7 @@ def blanks_end(at: Any, end: Any) -> Any:
     return at
 
 
-@helper
+@forced
 def digits_end(at: Any) -> Any:
     """Address of the first byte that is no digit."""
     while True:
@@ -77,7 +77,7 @@ def digits_end(at: Any) -> Any:
         at += 8
 
 
-@helper
+@forced
 def number_end(at: Any, end: Any) -> Any:
     """Return (address behind a number literal, kind); address 0 where it is none of a sane length."""
     begin, kind = at, INTEGER
@@ -104,7 +104,7 @@ def number_end(at: Any, end: Any) -> Any:
     return (at if at - begin < 400 and at < end else np.int64(0)), kind
 
 
-@helper
+@forced
 def scalar(at: Any, end: Any) -> Any:
     """Return (begin, end, kind, address behind) of a value that is neither array nor object; address 0: cannot."""
     c = byte(at)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -23,6 +24,12 @@ def _intrinsic(typer: Callable[..., Any]) -> Callable[..., Any]:
     """Numba's decorator, for mypy: what it returns is called with the arguments after `typing`."""
     made: Callable[..., Any] = intrinsic(typer)
     return made
+
+
+def forced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `ctr.kernels.jit.helper`, but LLVM must inline it: a call through memory costs more than what is called."""
+    compiled: Callable[..., Any] = njit(error_model="numpy", forceinline=True)(function)  # type: ignore[call-overload]
+    return compiled
 
 
 def _load(kind: Any, doc: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import helper
-from ctr.kernels.scan.memory import below32, byte, equal32, signed_below32, trailing_zeros, word4, word8
+from ctr.kernels.scan.memory import below32, byte, equal32, forced, signed_below32, trailing_zeros, word4, word8
 
 # What a span holds.
 MISSING, NULL, TEXT, INTEGER, DECIMAL, TRUE, FALSE, ARRAY, OBJECT = range(9)
@@ -31,20 +31,20 @@ POWERS = np.array([10.0**e for e in range(23)])
 # ---- XXH64 ----------------------------------------------------------------------------------------------------------
 
 
-@helper
+@forced
 def rotl(x: Any, r: Any) -> Any:
     """Rotate left."""
     return (x << np.uint64(r)) | (x >> np.uint64(64 - r))
 
 
-@helper
+@forced
 def _finished(h: Any) -> Any:
     h = (h ^ (h >> np.uint64(33))) * P2
     h = (h ^ (h >> np.uint64(29))) * P3
     return h ^ (h >> np.uint64(32))
 
 
-@helper
+@forced
 def xxh64(at: Any, end: Any, seed: Any) -> Any:
     """XXH64 of the bytes from address `at` to `end`; seed and hash uint64."""
     n = end - at
@@ -76,7 +76,7 @@ def xxh64(at: Any, end: Any, seed: Any) -> Any:
     return _finished(h)
 
 
-@helper
+@forced
 def key_of(at: Any, end: Any, seed: Any) -> Any:
     """Key of a canonical text (`ctr.events.hashing.hash_text`)."""
     h = xxh64(at, end, seed)
@@ -118,7 +118,7 @@ def key_of_integer(x: Any, seed: Any) -> Any:
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
-@helper
+@forced
 def number(at: Any, end: Any) -> Any:
     """Return (float64, can): the number that a span spells, as ``float`` reads it.
 
@@ -181,7 +181,7 @@ def number(at: Any, end: Any) -> Any:
     return (-x if negative else x), True
 
 
-@helper
+@forced
 def canonical(at: Any, end: Any, kind: Any) -> Any:
     """Return (at, end, can): the part of a literal's span that is its canonical text (`ctr.events.hashing`).
 
@@ -218,7 +218,7 @@ def canonical(at: Any, end: Any, kind: Any) -> Any:
 
 # ---- lines ----------------------------------------------------------------------------------------------------------
 
-@helper
+@forced
 def find(at: Any, end: Any, value: Any) -> Any:
     """Address of the first byte of that value, `end` where there is none."""
     while at < end:
@@ -229,7 +229,7 @@ def find(at: Any, end: Any, value: Any) -> Any:
     return end
 
 
-@helper
+@forced
 def clean(at: Any, end: Any) -> Any:
     """Return (no byte below a blank, no byte beyond ASCII)."""
     low, high = np.uint64(0), np.uint64(0)

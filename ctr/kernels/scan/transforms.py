@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import helper
+from ctr.kernels.scan.memory import forced
 from ctr.kernels.scan.text import P1, P2, P4, P5, RESERVED_KEYS, SHIFT, _finished, rotl
 
 NEGLIGIBLE = 2.0**-24
 MAX_DEGREE = 5
 
 
-@helper
+@forced
 def log_bin(x: Any, bins_per_e: Any) -> Any:
     """``sign(x) floor(bins_per_e ln(1 + |x|))``, with the same log1p, that of libm."""
     magnitude = np.int64(math.floor(bins_per_e * math.log1p(abs(x))))

@@ -52,12 +52,16 @@ ODD_TIMES = {
 }  # fmt: skip
 NUMBERS = [
     0, 1, 7, -1, -2, -3, 65535, 65536, 12345678901234567890, 2**63 - 1, 2**63, -(2**63), 2**64, 10**19, 0.5, -0.0, 1.5,
-    1e21, 1e-7, 1e-6, 123456.789, 3.14e5, -17.25, 0.1 + 0.2, 5e-324, 1.7e308, -1.0, 9007199254740993, 2**64 * 10, 2**128,
+    1e21, 1e-7, 1e-6, 123456.789, 3.14e5, -17.25, 0.1 + 0.2, 5e-324, 1.7e308, -1.0, 9007199254740993, 2**64 * 10,
+    2**128,
 ]  # fmt: skip
-TEXTS = ["", "7", "é", "日本語", "🙂", 'a"b', "back\\slash", "1.5", "-0", "+3", "1e3", ".5", "5.", " ", "null", "0x1", "1_0", "\u0661", " 5", "5 ", "1e", "-"]
+TEXTS = [
+    "", "7", "é", "日本語", "🙂", 'a"b', "back\\slash", "1.5", "-0", "+3", "1e3", ".5", "5.", " ", "null",
+    "0x1", "1_0", "\u0661", " 5", "5 ", "1e", "-",
+]  # fmt: skip
 PIECES = [
-    b'"', b"\\", b"{", b"}", b"]", b"[", b",", b":", b"\n", b"\r\n", b"\n\n", b"\t", b"1e999", b"\xff", b"0", b"-", b".",
-    b" ", b"null", b'"a":1,', b"\xed\xa0\x80", b"\xc3\xa9", b"\xc3", b"\\u00e9", b"\\ud800", b"", b"\x00", b"tru",
+    b'"', b"\\", b"{", b"}", b"]", b"[", b",", b":", b"\n", b"\r\n", b"\n\n", b"\t", b"1e999", b"\xff", b"0", b"-",
+    b".", b" ", b"null", b'"a":1,', b"\xed\xa0\x80", b"\xc3\xa9", b"\xc3", b"\\u00e9", b"\\ud800", b"", b"\x00", b"tru",
 ]  # fmt: skip
 
 
@@ -114,21 +118,23 @@ class Events:
 
     def number(self):
         r = self.rng
-        return r.choice([r.choice(NUMBERS), r.randint(-100, 10**6), r.random() * 10 ** r.randint(-9, 12), r.randint(0, 9)])
+        if r.random() < 0.8:
+            return r.choice([r.randint(-100, 10**6), r.randint(-9, 9), r.randint(-999, 999) / 8])
+        return r.choice([r.choice(NUMBERS), r.random() * 10 ** r.randint(-9, 12)])
 
     def scalar(self):
         r = self.rng
-        if r.random() < 0.6:
+        if r.random() < 0.85:
             return r.choice(["x" * r.randint(1, 70), f"{r.getrandbits(32):08x}", r.randint(0, 10**6)])
         return r.choice([None, True, False, r.choice(TEXTS), self.number(), str(self.number())])
 
     def record(self):
         r = self.rng
-        often = r.random() < 0.8  # all that decides whether the event is good is as usual
+        odd = r.random() < 0.2  # what decides whether the event is good
         record = {
-            "label": r.choice([0, 1]) if often else r.choice([0, 1, True, "1", 1.0, "x", 2, -1.5, None, ""]),
-            "at": USUAL_TIME[self.kind] if often else r.choice(ODD_TIMES[self.kind]),
-            "w": r.choice([1, 0.5, "2"]) if often else r.choice([-1, 0, 1e9, None, [1]]),
+            "label": r.choice([0, 1]) if not odd else r.choice([0, 1, True, "1", 1.0, "x", 2, -1.5, None, ""]),
+            "at": USUAL_TIME[self.kind] if not odd else r.choice(ODD_TIMES[self.kind]),
+            "w": r.choice([1, 0.5, "2"]) if not odd else r.choice([-1, 0, 1e9, None, [1]]),
         }
         for key in ("plain", "a", "unused"):
             if r.random() < 0.9:
@@ -145,7 +151,7 @@ class Events:
         if r.random() < 0.5:
             record["bins"] = r.choice([self.number(), [self.number() for _ in range(4)], [3, 3, "", None]])
         if r.random() < 0.6:
-            record["r"] = r.choice([0, 1.5, "2.25", None, -7, 1e9, 1e10])
+            record["r"] = r.choice([0, 1.5, "2.25", None, -7, 1e9, 1e10 if odd else 12])
         if r.random() < 0.3:
             keys = list(record)
             r.shuffle(keys)
@@ -241,7 +247,7 @@ def test_vectors_through_the_scanner(name):
         else:
             assert got[0].keys.tolist() == [int(v["key"])]
         taken += slow_lines(fast, sent)[1]
-    assert taken > (0 if name == "refused" else 0.5 * len(VECTORS[name])) or name == "refused"
+    assert name == "refused" or taken > 0.5 * len(VECTORS[name])
 
 
 # --------------------------------------------------------------------------------------------------- what surrounds it
