@@ -97,9 +97,6 @@ def new_row(row_key: Any, counters: Any, key: Any, max_rows: int) -> Any:
     return row
 
 
-@inlined
-
-
 @kernel
 def known(index: Any, slots: Any, keys: Any, out: Any) -> None:
     """For each key: 2 held, 1 known to have no row, 0 unknown."""

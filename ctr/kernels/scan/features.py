@@ -35,15 +35,7 @@ from ctr.kernels.scan.text import (
     rfc3339,
     xxh64,
 )
-from ctr.kernels.scan.transforms import (
-    NEGLIGIBLE,
-    cross_key,
-    edge_bin,
-    hour,
-    log_bin,
-    spline_values,
-    weekday,
-)
+from ctr.kernels.scan.transforms import NEGLIGIBLE, cross_key, edge_bin, hour, log_bin, spline_values, weekday
 
 # ---- what a scanner fills -------------------------------------------------------------------------------------------
 
@@ -77,7 +69,6 @@ FIELD = np.dtype([
 ])  # fmt: skip
 KNOWN_TIME = np.dtype([("a", "u8"), ("b", "u8"), ("c", "u8"), ("d", "u8"), ("length", "i8"), ("seconds", "f8")])
 """A text of up to 32 bytes that a strptime pattern has read, zero-padded; length 0 where there is none."""
-
 
 
 class Plan(NamedTuple):
