@@ -185,6 +185,27 @@ _LIMITS = (
 )  # fmt: skip
 
 
+@main.command(**_examples(
+    "  ctr explain ads '{\"user\": 7, \"ad\": \"a1\"}'\n"
+    "  ctr explain ads@2 events.jsonl --line 3 --json\n"
+))  # fmt: skip
+@click.argument("model")
+@click.argument("event")
+@redis_option
+@isa_option
+@click.option("--line", type=click.IntRange(min=1), default=1, show_default=True, help="Of a file: which one.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, all of it, instead of a picture.")
+@click.option("--most", type=click.IntRange(min=1), default=20, show_default=True, help="Features and pairs to show.")
+def explain(model: str, event: str, redis: str, line: int, as_json: bool, most: int) -> None:
+    """Show what each feature and each pair of features adds to the prediction of MODEL for one EVENT.
+
+    EVENT is a JSON object, or a file (- for standard input) with events as the model learns them.
+    """
+    from workers.explain import explain as run  # noqa: PLC0415  as above
+
+    sys.exit(run(redis, model, event, line, as_json=as_json, most=most, echo=click.echo))
+
+
 @main.command(**_examples("  ctr check ads.toml events.jsonl\n  ctr check ads.toml events.jsonl --events 2\n"))
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.argument("sample", type=click.Path(path_type=Path))

@@ -16,7 +16,7 @@ class Tally:
     Attributes
     ----------
     counts : (2, F) int64
-        Features asked for; those of them without a row.
+        Features asked for of which it is known whether they have a row; those of them without one.
     """
 
     def __init__(self, model: Model) -> None:

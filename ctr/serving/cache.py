@@ -148,8 +148,9 @@ class RowCache:
             scores, unknown = self._ranker.score(question)
             self._misses += unknown
             self._hits += question.features - unknown
-            self._asked += 1
-            self._tally_some(question)
+            if not unknown:  # else it is asked again, once the store has answered
+                self._asked += 1
+                self._tally_some(question)
         return scores, unknown
 
     def _tally_some(self, question: Question) -> None:

@@ -76,6 +76,10 @@ class Generation:
         """
         return encode_rows(self.spec, rows, time.time(), path)
 
+    def encode_row(self, row: Row, path: str = "$") -> Batch:
+        """The same of one row, which stands at `path` itself."""
+        return self._questions.row(row, time.time(), path)
+
     def missing(self, batch: Batch) -> NDArray[np.uint64]:
         """Keys of which nothing is known here yet."""
         return self.cache.missing(batch)
@@ -118,7 +122,7 @@ class Generation:
         EventError
             A value that cannot be a feature, with its path.
         """
-        batch = self.encode([row], path)
+        batch = self.encode_row(row, path)
         excerpt, prediction = self.cache.excerpt(batch)
         names: dict[int, str] = {}
         if in_words and self.error is None and len(excerpt.keys):
@@ -127,6 +131,15 @@ class Generation:
             except CtrError:
                 names = {}
         return explained(excerpt, prediction, row, names)
+
+    def warm(self) -> None:
+        """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
+        self.cache.warm()
+        batch = self.encode([{}])
+        self.missing(batch)
+        self.score(batch)
+        self.explain({}, in_words=False)
+        self.cache.by_field[:] = 0  # nobody has asked for that
 
     def change(self, spec: Spec) -> None:
         """Take over what may change in place, such as the ttl."""

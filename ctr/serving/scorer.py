@@ -189,7 +189,7 @@ class Scorer:
             A value that cannot be a feature, with its path.
         """
         held = self._looked()
-        batch = held.encode([row], path="$")
+        batch = held.encode_row(row)
         if len(held.missing(batch)) and self._may_ask(held):
             held.fill(batch)
         return held.explain(row)
@@ -240,7 +240,7 @@ class Scorer:
 
     def _follow(self) -> None:
         try:
-            _compile(self._current)
+            self._current.warm()
             self._warm = True
             failures = 0
             pause = 0.0
@@ -314,7 +314,7 @@ class Scorer:
         """Load another generation, with the features that are in use now: to have them cold would slow all requests."""
         try:
             made = Generation(self._client, stored, max_rows=self._max_rows)
-            _compile(made)
+            made.warm()
             while not self._stop.is_set():
                 read = made.cache.follow()
                 if not made.cache.broken:
@@ -378,12 +378,3 @@ class Scorer:
     def commit_age_s(self) -> float:
         """See `Generation.commit_age_s`."""
         return self._current.commit_age_s()
-
-
-def _compile(held: Generation) -> None:
-    """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
-    held.cache.warm()
-    batch = held.encode([{}])
-    held.missing(batch)
-    held.score(batch)
-    held.explain({}, in_words=False)

@@ -83,11 +83,11 @@ class Publisher:
 class Served:
     """A scorer behind HTTP in this process."""
 
-    def __init__(self, url, *, token=None, **limits):
+    def __init__(self, url, *, token=None, deadline_s=2.0, **limits):  # the machine is shared: what matters is said
         self.scorer = Scorer(url, "ads")
         self.scorer.start()
         self.scorer.wait_ready(60)
-        self.app = ScorerApp(self.scorer, limits=Limits(**limits), token=token)
+        self.app = ScorerApp(self.scorer, limits=Limits(deadline_s=deadline_s, **limits), token=token)
         bound = open_socket("127.0.0.1:0")
         self.http = httpx.Client(base_url=f"http://{address_of(bound)}", timeout=10)
         self.server = BackgroundServer(self.app, bound)
