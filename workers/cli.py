@@ -140,6 +140,8 @@ def train(**options: Any) -> None:
 @redis_option
 @listen_option
 @isa_option
+@click.option("--catalogue", metavar="NAME", help="Of the ads that may be ranked by id; by default that of the model's "
+              "name.")  # fmt: skip
 @click.option("--max-rows", type=click.IntRange(min=1024), help="Rows of a model held at most; by default its own "
               "bound.")  # fmt: skip
 @click.option("--deadline", "deadline_s", type=_Finite(min=0, min_open=True), default=0.05, show_default=True,
@@ -204,6 +206,55 @@ def explain(model: str, event: str, redis: str, line: int, as_json: bool, most: 
     from workers.explain import explain as run  # noqa: PLC0415  as above
 
     sys.exit(run(redis, model, event, line, as_json=as_json, most=most, echo=click.echo))
+
+
+@main.group(**_examples(
+    "  ctr catalogue put ads ads.jsonl\n"
+    "  zcat ads.jsonl.gz | ctr catalogue put ads -\n"
+    "  ctr catalogue list ads > ads.jsonl\n"
+    "  ctr catalogue remove ads a17 a18\n"
+))  # fmt: skip
+def catalogue() -> None:
+    """Keep the ads that a ranking request may name by id: id -> features, followed by scorers within a blink.
+
+    A catalogue has a name; scorers of a model use that of the model's name. A line is a JSON object, for example
+    {"id": "a17", "features": {"ad": 17, "advertiser": "x", "size": "300x250"}}.
+    """
+
+
+@catalogue.command("put")
+@click.argument("name")
+@click.argument("path", type=click.Path(path_type=Path, allow_dash=True, exists=True, dir_okay=False))
+@redis_option
+def catalogue_put(name: str, path: Path, redis: str) -> None:
+    """Add the ads of PATH (- for standard input), or put them in the place of those with their ids."""
+    from workers import catalogue as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.put(redis, name, path, click.echo))
+
+
+@catalogue.command("list")
+@click.argument("name")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@redis_option
+def catalogue_list(name: str, ids: tuple[str, ...], redis: str) -> None:
+    """Write all ads, or those of the IDs, as `put` takes them."""
+    from workers import catalogue as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.show(redis, name, ids, click.echo))
+
+
+@catalogue.command("remove")
+@click.argument("name")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--from", "path", type=click.Path(path_type=Path, allow_dash=True, exists=True, dir_okay=False),
+              help="File of lines as `put` takes them, or of ids alone.")  # fmt: skip
+@redis_option
+def catalogue_remove(name: str, ids: tuple[str, ...], path: Path | None, redis: str) -> None:
+    """Take ads out."""
+    from workers import catalogue as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.remove(redis, name, ids, path, click.echo))
 
 
 @main.command(**_examples("  ctr check ads.toml events.jsonl\n  ctr check ads.toml events.jsonl --events 2\n"))

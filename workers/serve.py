@@ -28,6 +28,7 @@ class ServeSettings:
     redis: str = field(repr=False)  # may hold a password
     listen: str | None = None
     max_rows: int | None = None
+    catalogue: str | None = None
     limits: Limits = field(default_factory=Limits)
     token: str | None = field(default=None, repr=False)
 
@@ -87,7 +88,10 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
 
     with bound:
         scorers = retry(
-            lambda: [Scorer(settings.redis, model, max_rows=settings.max_rows) for model in settings.models],
+            lambda: [
+                Scorer(settings.redis, model, max_rows=settings.max_rows, catalogue=settings.catalogue)
+                for model in settings.models
+            ],
             limit_s=_STORE_LIMIT_S,
             shutdown=stopping,
             grace_s=0.0,

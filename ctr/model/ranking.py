@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ctr.events.batch import Batch
 from ctr.kernels import build
 from ctr.model.model import TILED_KP, Model
+from ctr.model.prepared import PreparedAds
 from ctr.rows import padded_k
 
 ABREAST = 4
@@ -68,6 +69,45 @@ class Question:
         return int(own + np.count_nonzero(self.keys))
 
 
+@dataclass(frozen=True)
+class AdQuestion:
+    """One context and `n` ads of a catalogue, all of which name the same fields.
+
+    Attributes
+    ----------
+    context : (F,) uint64
+        As in a `Question`.
+    ads : PreparedAds
+    places : (n,) int64
+        Which of them.
+    time_s : float
+    """
+
+    context: NDArray[np.uint64]
+    ads: PreparedAds
+    places: NDArray[np.int64]
+    time_s: float
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @cached_property
+    def plain(self) -> Question:
+        """The same, with keys instead of places."""
+        return Question(self.context, self.ads.fields, self.ads.keys[self.places], self.time_s)
+
+    @property
+    def batch(self) -> Batch:
+        """All rows in full."""
+        return self.plain.batch
+
+    @property
+    def features(self) -> int:
+        """As `Question.features`."""
+        own = np.count_nonzero(self.context) - np.count_nonzero(self.context[self.ads.fields])
+        return int(own + self.ads.features[self.places].sum())
+
+
 class Ranker:
     """Scores questions with a model; equal to predicting their rows in full, but for the order of summation.
 
@@ -78,6 +118,11 @@ class Ranker:
     ----------
     model : Model
         Read, never changed.
+
+    Attributes
+    ----------
+    ads : PreparedAds or None
+        Ads that are told of every row that changes, so that what is kept of them can be used.
     """
 
     def __init__(self, model: Model) -> None:
@@ -87,13 +132,15 @@ class Ranker:
         self._kernel = build.load("rank/ffm", F=self._F, KP=self._kp) if tiled else None
         self._M = np.empty(0, np.float32)
         self._base, self._sums = np.empty(0, np.int64), np.empty(0, np.float32)
+        self._partial = np.empty(0, np.float32)
+        self.ads: PreparedAds | None = None
 
     @property
     def has_kernel(self) -> bool:
         """Whether there is a kernel for this model, which takes `Question.partial`."""
         return self._kernel is not None
 
-    def score(self, question: Question, *, probabilities: bool = True) -> tuple[NDArray[np.float32], int]:
+    def score(self, question: Question | AdQuestion, *, probabilities: bool = True) -> tuple[NDArray[np.float32], int]:
         """Predictions or logits.
 
         Returns
@@ -105,6 +152,10 @@ class Ranker:
         model, n = self._model, len(question)
         if not n:
             return np.empty(0, np.float32), 0
+        if isinstance(question, AdQuestion):
+            if self._kernel is None or question.ads is not self.ads:
+                return self.score(question.plain, probabilities=probabilities)
+            return self._score_kept(question, probabilities=probabilities)
         if self._kernel is None or question.whole is not None:
             batch = question.batch
             run = model.predict_many if probabilities else model.logits_many
@@ -113,9 +164,26 @@ class Ranker:
         self._scratch(n, len(question.fields))
         partial = out if question.partial is None else question.partial
         unknown = self._kernel.rank(
-            table.W, table.stride, table.index, table.slots, _without(question), question.fields, question.keys.ravel(),
+            table.W, table.stride, table.index, table.slots, _without(question.context, question.fields),
+            question.fields, question.keys.ravel(),
             question.time_s, float(model.spec.lifetime.ttl_s), model.spec.model.normalize, model.hyper, probabilities,
             partial, question.partial is not None, self._M, self._base, self._sums, out,
+        )  # fmt: skip
+        return out, int(unknown)
+
+    def _score_kept(self, question: AdQuestion, *, probabilities: bool) -> tuple[NDArray[np.float32], int]:
+        """`score` with what is kept of the ads."""
+        assert self._kernel is not None
+        model, ads, n = self._model, question.ads, len(question)
+        table, out = model.table, np.empty(n, np.float32)
+        self._scratch(n, len(ads.fields))
+        if len(self._partial) < n:
+            self._partial = np.empty(len(self._sums), np.float32)
+        unknown = self._kernel.rank_kept(
+            table.W, table.stride, table.index, table.slots, _without(question.context, ads.fields), ads.fields,
+            ads.keys.ravel(), question.places, ads.rows, ads.kept, ads.keep, ads.features, question.time_s,
+            float(model.spec.lifetime.ttl_s), model.spec.model.normalize, model.hyper, probabilities, self._partial,
+            self._M, self._base, self._sums, out,
         )  # fmt: skip
         return out, int(unknown)
 
@@ -147,10 +215,13 @@ class Ranker:
         self.score(nothing)
         if self._kernel is not None:
             self.score(replace(nothing, partial=self.own_pairs(nothing)))
+            ads = PreparedAds(np.arange(1), 1)
+            ads.put(np.arange(1), np.zeros((1, 1), np.uint64))
+            self._score_kept(AdQuestion(nothing.context, ads, np.arange(1), 0.0), probabilities=True)
 
 
-def _without(question: Question) -> NDArray[np.uint64]:
+def _without(context: NDArray[np.uint64], fields: NDArray[np.int64]) -> NDArray[np.uint64]:
     """The context's keys, 0 in the candidates' fields."""
-    context = question.context.copy()
-    context[question.fields] = 0
+    context = context.copy()
+    context[fields] = 0
     return context

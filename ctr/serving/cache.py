@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ctr.events.batch import Batch
 from ctr.model import Model
 from ctr.model.explanation import Excerpt
-from ctr.model.ranking import Question, Ranker
+from ctr.model.prepared import PreparedAds
+from ctr.model.ranking import AdQuestion, Question, Ranker
 from ctr.model.tally import Tally
 from ctr.rows import RowBlock
 from ctr.spec import Spec
@@ -124,7 +125,38 @@ class RowCache:
         self._row_limit = max_rows - self._absence_limit
         self._lock = threading.Lock()
         self._arrivals, self._absences = _KeyLog(), _KeyLog()
+        self._every_field = np.arange(len(model.spec.fields), dtype=np.uint8)
         self._hits = self._misses = self._rereads = self._breaks = self._asked = 0
+
+    # A catalogue's ads
+
+    def use_ads(self, ads: PreparedAds) -> None:
+        """From now on tell these ads of rows that change, instead of those before them."""
+        with self._lock:
+            ads.forget_all()
+            self._ranker.ads = ads
+
+    def put_ads(self, ads: PreparedAds, places: NDArray[np.int64], keys: Keys) -> None:
+        """`PreparedAds.put`, while nobody ranks."""
+        with self._lock:
+            ads.put(places, keys)
+
+    def index_ads(self, ads: PreparedAds) -> None:
+        """Let what is put be found; by the thread that puts."""
+        index = ads.make_index()
+        with self._lock:
+            ads.use_index(index)
+
+    def _forget(self, keys: Keys) -> None:
+        """Drop rows and absence marks, and what is kept of the ads that have them."""
+        self._model.forget(keys)
+        if self._ranker.ads is not None:
+            self._ranker.ads.touched(keys)
+
+    def _load(self, block: RowBlock) -> None:
+        self._model.load(block)
+        if self._ranker.ads is not None:
+            self._ranker.ads.touched(block.keys)
 
     # What requests ask for
 
@@ -142,7 +174,7 @@ class RowCache:
             self._tally.add_batch(batch)
             return self._model.predict_many(batch)
 
-    def rank(self, question: Question) -> tuple[NDArray[np.float32], int]:
+    def rank(self, question: Question | AdQuestion) -> tuple[NDArray[np.float32], int]:
         """(n,) probabilities of candidates from the rows held, and how many features nothing is known of here."""
         with self._lock:
             scores, unknown = self._ranker.score(question)
@@ -153,17 +185,20 @@ class RowCache:
                 self._tally_some(question)
         return scores, unknown
 
-    def _tally_some(self, question: Question) -> None:
+    def _tally_some(self, question: Question | AdQuestion) -> None:
         """Tally the context and one candidate, another one each time: to look all of them up would take as long again.
 
         The shares by field are the same in the long run, and a field's weight that of a request.
         """
-        if question.whole is not None:
+        if isinstance(question, Question) and question.whole is not None:
             self._tally.add_batch(question.whole)
         elif len(question):
-            keys = question.context.copy()
-            keys[question.fields] = question.keys[self._asked % len(question)]
-            self._tally.add(keys, np.arange(len(keys), dtype=np.uint8))
+            keys, chosen = question.context.copy(), self._asked % len(question)
+            if isinstance(question, AdQuestion):
+                keys[question.ads.fields] = question.ads.keys[question.places[chosen]]
+            else:
+                keys[question.fields] = question.keys[chosen]
+            self._tally.add(keys, self._every_field)
 
     def excerpt(self, batch: Batch) -> tuple[Excerpt, float]:
         """What is held of the first event of a batch, and its prediction from the very same rows."""
@@ -184,6 +219,8 @@ class RowCache:
         """Take over what may change in place (see `Model.set_spec`)."""
         with self._lock:
             self._model.set_spec(spec)
+            if self._ranker.ads is not None:
+                self._ranker.ads.forget_all()  # another ttl, another life of their rows
 
     def held_keys(self) -> Keys:
         """Keys of the rows held, the model's own aside; those that came last are the last."""
@@ -242,7 +279,7 @@ class RowCache:
         new = np.isin(rows.keys, wanted) & ~self._model.lookup(rows.keys)
         self._make_room(int(np.count_nonzero(new)))
         block = RowBlock(rows.keys[new], rows.data[new])
-        self._model.load(block)
+        self._load(block)
         self._arrivals.add(block.keys)
         absent = np.setdiff1d(wanted, rows.keys, assume_unique=True)
         if len(self._absences) + len(absent) > self._absence_limit:
@@ -254,7 +291,7 @@ class RowCache:
         """Let the oldest rows go until `count` more fit."""
         allowed = max(0, self._row_limit - count)
         while self._model.rows > allowed and len(self._arrivals):
-            self._model.forget(self._arrivals.pop(max(self._model.rows - allowed, self._row_limit // 64)))
+            self._forget(self._arrivals.pop(max(self._model.rows - allowed, self._row_limit // 64)))
         if len(self._arrivals) > 2 * self._row_limit:  # keys that went and came back, time and again
             keys = self._arrivals.all()
             _, latest = np.unique(keys[::-1], return_index=True)
@@ -263,7 +300,7 @@ class RowCache:
 
     def _forget_absences(self) -> None:
         keys = self._absences.all()
-        self._model.forget(keys[~self._model.lookup(keys)])
+        self._forget(keys[~self._model.lookup(keys)])
         self._absences.reset(keys[:0])
 
     # What the follower does
@@ -292,19 +329,25 @@ class RowCache:
     def _note(self, shard: _Shard, changes: Changes) -> None:
         """Handle a change entry: all that it concerns is marked in one section, so that nothing slips between."""
         written = np.unique(changes.written)
+        ads = self._ranker.ads
+        of_ads = written[:0] if ads is None else ads.keys_among(written)  # most belong to none: not under the lock
         with self._lock:
             for flight in shard.flights:
                 flight.mark(np.union1d(written, changes.gone), everything=changes.broken)
             if changes.broken:
                 self._breaks += shard.watermarks is not None
                 shard.broken = True
+                if ads is not None:
+                    ads.forget_all()
                 keys = self._arrivals.all()
                 self._forget_absences()
             else:
-                self._model.forget(changes.gone)  # a request that needs one asks, and learns that it is absent
+                self._forget(changes.gone)  # a request that needs one asks, and learns that it is absent
                 held = self._model.lookup(written)
                 keys = written[held]
                 self._model.forget(written[~held])
+                if ads is not None:
+                    ads.touched(of_ads)
         if changes.broken:
             keys = np.unique(np.append(keys, self._model.own_keys))
             keys = next((part for owner, part in self._by_shard(keys) if owner is shard), keys[:0])
@@ -335,9 +378,9 @@ class RowCache:
     def _replace(self, asked: Keys, rows: RowBlock) -> None:
         """Take rows again that are still held (one may have made room meanwhile); the store's gone ones are dropped."""
         held = self._model.lookup(rows.keys)
-        self._model.load(RowBlock(rows.keys[held], rows.data[held]))
+        self._load(RowBlock(rows.keys[held], rows.data[held]))
         gone = np.setdiff1d(asked, rows.keys)
-        self._model.forget(gone)
+        self._forget(gone)
         self._rereads += len(asked)
 
     def _by_shard(self, keys: Keys) -> list[tuple[_Shard, Keys]]:
@@ -399,6 +442,11 @@ class RowCache:
     def rows(self) -> int:
         """Rows held."""
         return self._model.rows
+
+    @property
+    def max_rows(self) -> int:
+        """Rows held at most."""
+        return self._row_limit
 
     @property
     def memory_bytes(self) -> int:

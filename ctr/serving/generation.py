@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from ctr.errors import CtrError
 from ctr.events import Batch, encode_rows
 from ctr.model import Model
-from ctr.model.ranking import Question
+from ctr.model.ranking import AdQuestion, Question
 from ctr.serving.cache import RowCache
+from ctr.serving.catalogue import Catalogue
 from ctr.serving.explain import Explanation, explained
 from ctr.serving.questions import QuestionEncoder
 from ctr.spec import Spec
 from ctr.store import Client, ShardKeys, ShardReader, StoredModel
 from ctr.store import names as dictionary
+from ctr.store.ads import AdReader
 
 Row = Mapping[str, Any]
 
@@ -36,16 +38,21 @@ class Generation:
     stored : StoredModel
     max_rows : int, optional
         Bound on the rows held; the specification's where it is not given.
+    catalogue : str, optional
+        Of the ads that may be ranked by id; that of the model's name where it is not given.
 
     Attributes
     ----------
     spec : Spec
     cache : RowCache
+    catalogue : Catalogue
     error : CtrError or None
         Why the store cannot be read, or what it holds not be used; kept by who follows.
     """
 
-    def __init__(self, client: Client, stored: StoredModel, *, max_rows: int | None = None) -> None:
+    def __init__(
+        self, client: Client, stored: StoredModel, *, max_rows: int | None = None, catalogue: str | None = None
+    ) -> None:
         self._client, self.stored, self.spec = client, stored, stored.spec
         rows = max_rows or stored.spec.model.max_rows
         readers = [
@@ -57,6 +64,7 @@ class Generation:
         ]  # fmt: skip
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
         self._questions = QuestionEncoder(stored.spec)
+        self.catalogue = Catalogue(AdReader(client, catalogue or stored.spec.name), self._questions, self.cache)
         self.error: CtrError | None = None
 
     @property
@@ -108,7 +116,19 @@ class Generation:
         """
         return self._questions.question(context, candidates, time.time(), paths)
 
-    def score_question(self, question: Question) -> tuple[NDArray[np.float32], int]:
+    def question_of_ads(
+        self, context: Row, ids: Sequence[str], path: str = "$.context"
+    ) -> tuple[Question | AdQuestion, NDArray[np.int64]]:
+        """Context and ads of the catalogue as keys; the second says which of the ids are known.
+
+        Raises
+        ------
+        EventError
+            A value of the context that can be no feature.
+        """
+        return self.catalogue.question(context, ids, time.time(), path)
+
+    def score_question(self, question: Question | AdQuestion) -> tuple[NDArray[np.float32], int]:
         """(n,) probabilities from what is held, and how many features nothing is known of here yet."""
         return self.cache.rank(question)
 
@@ -172,6 +192,8 @@ class Generation:
             return f"{self.model_id}: answers are from the rows read last: {self.error}"
         if self.cache.broken:
             return f"{self.model_id}: rows are being read again after a broken chain of commits"
+        if self.catalogue.error is not None:
+            return f"{self.model_id}: ads are those read last: {self.catalogue.error}"
         staleness_s = self.staleness_s()
         if staleness_s > limit_s:
             return f"{self.model_id}: staleness is {staleness_s:.1f} s, above {limit_s:g} s"

@@ -6,16 +6,18 @@ Candidate i's row is ``{**context, **candidate}``: what a candidate names, be it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ctr.errors import EventError
-from ctr.events import Batch, encode_rows
+from ctr.events import MISSING, Batch, encode_rows
 from ctr.events.encoder import RowEncoder
+from ctr.events.hashing import cross_key, field_seeds
 from ctr.model.ranking import Question
 from ctr.spec import Spec
 
@@ -52,14 +54,50 @@ class Ranking:
             order = np.argsort(-scores, kind="stable")
         return cls(order, scores[order])
 
+    @classmethod
+    def of_ads(
+        cls, scores: NDArray[np.float32], top: int | None, ids: Sequence[str], known: NDArray[np.int64]
+    ) -> Ranking:
+        """The same for ads, of whose `ids` only the `known` ones have a score."""
+        found = cls.of(scores, top)
+        if len(known) == len(ids):
+            return found
+        unknown = np.setdiff1d(np.arange(len(ids)), known, assume_unique=True)
+        return cls(known[found.order], found.scores, tuple(ids[index] for index in unknown.tolist()))
+
+
+def by_id(candidates: Sequence[Any]) -> TypeGuard[Sequence[str]]:
+    """Whether candidates are named by ids of a catalogue; none at all are not.
+
+    Raises
+    ------
+    EventError
+        Some are and some are not.
+    """
+    ids = list(map(type, candidates)).count(str)
+    if 0 < ids < len(candidates):
+        raise EventError("type", "$", "expected candidates that are all objects, or all ids")
+    return ids > 0
+
 
 class QuestionEncoder:
-    """Turns contexts and candidates into questions; made once a specification."""
+    """Turns contexts and candidates into questions; made once a specification.
+
+    Attributes
+    ----------
+    in_parts : bool
+        Whether a question is put together from the context's keys and the candidates'; else all rows are encoded.
+    """
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        # A nested value, and a field made of others, cannot be told from a candidate's own columns.
-        self._in_parts = spec.dense and not any(field.derived or "." in field.column for field in spec.fields)
+        # A nested value cannot be told from a candidate's own columns.
+        self.in_parts = spec.dense and not any("." in field.column for field in spec.fields)
+        position, seeds = {field.name: index for index, field in enumerate(spec.fields)}, field_seeds(spec)
+        self._crosses = [
+            (index, position[field.cross[0]], position[field.cross[1]], seeds[index])
+            for index, field in enumerate(spec.fields) if field.cross is not None
+        ]  # fmt: skip
         self._whole = RowEncoder(spec)
         self._parts: dict[tuple[int, ...], RowEncoder] = {}
 
@@ -76,18 +114,45 @@ class QuestionEncoder:
         for index, candidate in enumerate(candidates):
             if not isinstance(candidate, Mapping):
                 raise EventError("type", f"{paths[1]}[{index}]", "expected an object of feature values")
-        if not self._in_parts:
+        if not self.in_parts:
             whole = encode_rows(self.spec, [{**context, **row} for row in candidates], time_s, paths[1])
             nothing = np.empty(0, np.uint64)
             return Question(nothing, np.empty(0, np.int64), nothing.reshape(0, 1), time_s, whole=whole)
         named: set[str] = set().union(*candidates)
-        fields = tuple(index for index, field in enumerate(self.spec.fields) if field.column in named)
+        fields = self.fields_of(named)
         # Values that candidates replace are not looked at: they would be refused where a full row would not.
         own = self.row({k: v for k, v in context.items() if k not in named}, time_s, paths[0]).keys
         keys = self.part(fields).encode(candidates, time_s, paths[1]).keys.reshape(len(candidates), len(fields))
         if any(len(candidate) < len(named) for candidate in candidates):
             keys = self._with_context(context, candidates, fields, keys, time_s, paths[0])
-        return Question(own, np.array(fields, np.int64), keys, time_s)
+        return self.crossed(Question(own, np.array(fields, np.int64), keys, time_s))
+
+    def fields_of(self, columns: AbstractSet[str]) -> tuple[int, ...]:
+        """Fields that read any of these columns themselves."""
+        fields = enumerate(self.spec.fields)
+        return tuple(index for index, field in fields if field.column in columns and not field.derived)
+
+    def crosses(self, fields: tuple[int, ...]) -> bool:
+        """Whether any of these fields is part of a cross."""
+        return any(a in fields or b in fields for _, a, b, _ in self._crosses)
+
+    def crossed(self, question: Question) -> Question:
+        """The question with the crosses of its candidates' fields, be it with one another or with the context's."""
+        columns = {int(index): question.keys[:, at] for at, index in enumerate(question.fields)}
+        for index, a, b, seed in self._crosses:
+            if a in columns or b in columns:
+                ones, twos = (
+                    columns[part].tolist() if part in columns else [int(question.context[part])] * len(question)
+                    for part in (a, b)
+                )
+                pairs = zip(ones, twos, strict=True)
+                made = [cross_key(one, two, seed) if one and two else int(MISSING) for one, two in pairs]
+                columns[index] = np.array(made, np.uint64)
+        if len(columns) == len(question.fields):
+            return question
+        fields = sorted(columns)
+        keys = np.stack([columns[index] for index in fields], axis=1)
+        return Question(question.context, np.array(fields, np.int64), keys, question.time_s)
 
     def row(self, row: Row, time_s: float, path: str) -> Batch:
         """One row that stands at `path` itself, in no list.
@@ -98,6 +163,10 @@ class QuestionEncoder:
             A value that cannot be a feature.
         """
         return _alone(self._whole, row, time_s, path)
+
+    def part_row(self, fields: tuple[int, ...], row: Row, time_s: float, path: str) -> Batch:
+        """The same with these fields alone."""
+        return _alone(self.part(fields), row, time_s, path)
 
     def part(self, fields: tuple[int, ...]) -> RowEncoder:
         """An encoder of these fields alone."""
@@ -118,7 +187,7 @@ class QuestionEncoder:
             column = self.spec.fields[index].column
             silent = [i for i, candidate in enumerate(candidates) if column not in candidate]
             if silent and column in context:
-                keys[silent, at] = _alone(self.part((index,)), {column: context[column]}, time_s, path).keys[0]
+                keys[silent, at] = self.part_row((index,), {column: context[column]}, time_s, path).keys[0]
         return keys
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from ctr.errors import EventError
 from ctr.events.jsonlines import decoder
-from ctr.model.ranking import Question
+from ctr.model.ranking import AdQuestion, Question
 from ctr.serving.asgi import Handler, HttpError, Request, Response, json_response
 from ctr.serving.bodies import read
 from ctr.serving.generation import Generation
-from ctr.serving.questions import Ranking
+from ctr.serving.questions import Ranking, by_id
 from ctr.spec import Field
 
 if TYPE_CHECKING:
@@ -51,11 +52,17 @@ def _rank(app: ScorerApp) -> Handler:
         app.require_ready(scorer)
         held, asked = scorer.current, read(decode, request.body)
         app.limits.check_rows([asked.context], "$.context", lists=not held.spec.dense)
-        question = _question(app, held, asked)
+        try:
+            question, known = _question(app, held, asked)
+        except EventError as error:
+            raise HttpError(400, str(error)) from None
         scores, unknown = held.score_question(question)
         if unknown and await app.ask(scorer, held, lambda: held.fill(question.batch), request):
             scores, _ = held.score_question(question)
-        ranking = Ranking.of(scores, asked.top)
+        ranking = (
+            Ranking.of(scores, asked.top) if known is None
+            else Ranking.of_ads(scores, asked.top, cast("list[str]", asked.candidates), known)
+        )  # fmt: skip
         app.scored(scorer, len(scores))
         answer = {
             "order": ranking.order.tolist(),
@@ -67,16 +74,19 @@ def _rank(app: ScorerApp) -> Handler:
     return rank
 
 
-def _question(app: ScorerApp, held: Generation, asked: _RankRequest) -> Question:
-    """Context and candidates as keys. Candidates may be rows or, once there is a catalogue, ids: this is its place."""
-    rows = [candidate for candidate in asked.candidates if isinstance(candidate, dict)]
-    if len(rows) < len(asked.candidates):
-        raise HttpError(400, "$.candidates: expected objects; this server has no catalogue to look ids up in")
-    app.limits.check_rows(rows, "$.candidates", lists=not held.spec.dense)
-    try:
-        return held.question(asked.context, rows)
-    except EventError as error:
-        raise HttpError(400, str(error)) from None
+def _question(
+    app: ScorerApp, held: Generation, asked: _RankRequest
+) -> tuple[Question | AdQuestion, NDArray[np.int64] | None]:
+    """Context and candidates as keys; where these are ids, which of them the catalogue has."""
+    if not by_id(asked.candidates):
+        rows = cast("list[dict[str, Any]]", asked.candidates)
+        app.limits.check_rows(rows, "$.candidates", lists=not held.spec.dense)
+        return held.question(asked.context, rows), None
+    if len(asked.candidates) > app.limits.max_instances:
+        raise HttpError(
+            400, f"$.candidates: {len(asked.candidates)} ids, at most {app.limits.max_instances} are allowed"
+        )
+    return held.question_of_ads(asked.context, asked.candidates)
 
 
 def _explain(app: ScorerApp) -> Handler:

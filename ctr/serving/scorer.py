@@ -7,17 +7,19 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctr import log
 from ctr.errors import CtrError, SettingError, StoreUnavailableError
+from ctr.model.ranking import AdQuestion, Question
 from ctr.serving.cache import RowCache
+from ctr.serving.catalogue import settle
 from ctr.serving.explain import Explanation
 from ctr.serving.generation import Generation
-from ctr.serving.questions import Ranking
+from ctr.serving.questions import Ranking, by_id
 from ctr.spec import Spec
 from ctr.store import Client, StoredModel, connect, read_model
 
@@ -55,6 +57,8 @@ class Scorer:
         Pace at which rows that changed are read again.
     look_s : float
         Time between two looks at which generation is live.
+    catalogue : str, optional
+        Of the ads that may be ranked by id (``ctr catalogue``); that of the model's name where it is not given.
 
     Raises
     ------
@@ -82,12 +86,13 @@ class Scorer:
         poll_s: float = POLL_S,
         reread_rows_per_s: float = REREAD_ROWS_PER_S,
         look_s: float = LOOK_S,
+        catalogue: str | None = None,
     ) -> None:
         if max_rows is not None and max_rows < 1024:
             raise SettingError("max_rows", max_rows, "at least 1024")
-        self.name, self._max_rows = model, max_rows
+        self.name, self._max_rows, self._catalogue = model, max_rows, catalogue
         self._client = connect(redis, timeout_s=_TIMEOUT_S) if isinstance(redis, str) else redis
-        self._current = Generation(self._client, read_model(self._client, model), max_rows=max_rows)
+        self._current = self._generation(read_model(self._client, model))
         self._next: Generation | None = None
         self._preparing: threading.Thread | None = None
         self._poll_s, self._reread_rows_per_s, self._look_s = poll_s, reread_rows_per_s, look_s
@@ -99,6 +104,9 @@ class Scorer:
         self._thread: threading.Thread | None = None
         self._away_since: float | None = None
         self._warm = False
+
+    def _generation(self, stored: StoredModel) -> Generation:
+        return Generation(self._client, stored, max_rows=self._max_rows, catalogue=self._catalogue)
 
     @property
     def current(self) -> Generation:
@@ -144,8 +152,9 @@ class Scorer:
         return held.score(batch)
 
     def rank(
-        self, context: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], top: int | None = None
-    ) -> Ranking:
+        self, context: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]] | Sequence[str],
+        top: int | None = None,
+    ) -> Ranking:  # fmt: skip
         """Find the best of many candidates for one context.
 
         The same as predicting ``{**context, **candidate}`` for each and sorting, within 1e-6, but what the context
@@ -155,22 +164,32 @@ class Scorer:
         ----------
         context : mapping
             User, page, time of day: what all candidates share.
-        candidates : sequence of n mappings
-            What each of them adds, or puts in the place of the context's.
+        candidates : sequence of n mappings, or of n ids
+            What each of them adds, or puts in the place of the context's; or ids of ads in the catalogue, of which what
+            an ad alone decides is kept. Ids that it does not have are left out, and told by `Ranking.unknown`.
         top : int, optional
             How many to return; all n where it is not given.
 
         Raises
         ------
         EventError
-            A value that cannot be a feature, with its path.
+            A value that cannot be a feature, with its path; or rows and ids among the candidates.
         """
         held = self._looked()
-        question = held.question(context, candidates, ("$", "$"))
+        question: Question | AdQuestion
+        ids: Sequence[str] = ()
+        known = None
+        if not by_id(candidates):
+            question = held.question(context, cast("Sequence[Mapping[str, Any]]", candidates), ("$", "$"))
+        else:
+            ids = candidates
+            if self._thread is None and held.error is None:
+                settle(held.catalogue)
+            question, known = held.question_of_ads(context, ids, "$")
         scores, unknown = held.score_question(question)
         if unknown and self._may_ask(held) and held.fill(question.batch):
             scores, _ = held.score_question(question)
-        return Ranking.of(scores, top)
+        return Ranking.of(scores, top) if known is None else Ranking.of_ads(scores, top, ids, known)
 
     def explain(self, row: Mapping[str, Any]) -> Explanation:
         """Take a prediction apart: what the bias, each feature and each pair of features add to the logit.
@@ -247,14 +266,18 @@ class Scorer:
             while not self._stop.wait(pause):
                 began = time.monotonic()
                 read = self._follow_once()
+                if read is not None:
+                    read += self._current.catalogue.follow()
                 if read is None:
                     failures += 1
                     pause = min(_MAX_BACKOFF_S, self._poll_s * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1.0)
                     continue
                 failures = 0
+                if not self._ready.is_set() and self._current.catalogue.due:
+                    continue  # the ads' rows are the hot set
                 self._ready.set()
                 pause = max(0.0, read / self._reread_rows_per_s - (time.monotonic() - began))
-                if not self.cache.due_rows:
+                if not (self.cache.due_rows or self._current.catalogue.due):
                     pause = max(pause, self._poll_s * random.uniform(0.8, 1.0))  # many scorers, one Redis
         except Exception:
             # The one place that ends this thread; `live` tells of it, and the process goes on answering meanwhile.
@@ -313,13 +336,14 @@ class Scorer:
     def _prepare(self, stored: StoredModel) -> None:
         """Load another generation, with the features that are in use now: to have them cold would slow all requests."""
         try:
-            made = Generation(self._client, stored, max_rows=self._max_rows)
+            made = self._generation(stored)
             made.warm()
             while not self._stop.is_set():
                 read = made.cache.follow()
                 if not made.cache.broken:
                     break
                 self._stop.wait(read / self._reread_rows_per_s)
+            settle(made.catalogue, self._stop.wait)
             keys = self.cache.held_keys()[::-1]  # the latest first
             for begin in range(0, len(keys), _PRELOAD_CHUNK):
                 if self._stop.is_set():

@@ -13,12 +13,13 @@ each other. F and KP are compile-time constants (`build`). Nothing is written bu
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ctr.kernels.jit import bare, helper, inlined, kernel
-from ctr.kernels.layout import BIAS_ROW, BUCKET_SLOTS, HAS_BIAS, HAS_LINEAR, LINEAR, row_floats
+from ctr.kernels.layout import BIAS_ROW, BUCKET_SLOTS, HAS_BIAS, HAS_LINEAR, LINEAR, SEEN, row_floats
 from ctr.kernels.lookup import AHEAD, ROW_AT, find, home
 from ctr.kernels.rank.narrow import block4, block8
 from ctr.kernels.simd import find5, fma, hsum, load16, prefetch, set16, store16
@@ -32,6 +33,9 @@ KP = 4
 P_ = row_floats(F, KP)
 GROUPS = P_ // 16
 ABREAST = 4
+LINEAR_SUM, PAIR_SUM, SINCE, UNTIL = range(4)
+"""What is kept of an ad: its sums, and the first and the last minute for which they are known to hold."""
+LAST_MINUTE = 16777216.0
 block = {4: block4, 8: block8}[KP]
 
 
@@ -164,6 +168,15 @@ def meet(
     return n_lines, unknown, present, lin, hsum(pairs)
 
 
+@inlined
+def score_of(lin: Any, pairs: Any, features: int, bias: Any, normalize: bool, hyper: Any, probabilities: bool) -> Any:
+    """Prediction or logit from its parts; `lin` is the sum of linear weights."""
+    r = ONE / np.float32(max(features, 1)) if normalize else ONE
+    t = lin if hyper[HAS_LINEAR] != ZERO else ZERO
+    t = clamp_logit(t + r * pairs + bias, hyper)
+    return np.float32(prediction(t, hyper)) if probabilities else t
+
+
 @bare
 def finish(
     W: Any, stride: int, A: int, keys: Any, sums: Any, present: int, lin: Any, shared: Any,
@@ -172,16 +185,11 @@ def finish(
     """Predictions or logits from the parts; ``out`` comes with each candidate's own linear weights."""
     bias = W[BIAS_ROW * stride] if hyper[HAS_BIAS] != ZERO else ZERO
     for i in range(out.shape[0]):
-        t, r = ZERO, ONE
+        features = present
         if normalize:
-            features = present
             for a in range(A):
                 features += keys[i * A + a] != 0
-            r = ONE / np.float32(max(features, 1))
-        if hyper[HAS_LINEAR] != ZERO:
-            t = lin + out[i]
-        t = clamp_logit(t + r * (shared + sums[i]) + bias, hyper)
-        out[i] = np.float32(prediction(t, hyper)) if probabilities else t
+        out[i] = score_of(lin + out[i], shared + sums[i], features, bias, normalize, hyper, probabilities)
 
 
 @kernel
@@ -227,3 +235,90 @@ def sum_own_pairs(W: Any, fields: Any, base: Any, out: Any) -> None:
             for e in range(a + 1, A):
                 s = pair_of(W, base[i * A + a], fields[a], base[i * A + e], fields[e], s)
         out[i] = hsum(s)
+
+
+@bare
+def study(
+    W: Any, stride: int, index: Any, slots: Any, fields: Any, keys: Any, first: int, minute: Any, ttl_s: float,
+    base: Any, at: int, found: Any,
+) -> Any:  # fmt: skip
+    """One ad whose keys begin at `first`: rows to ``base[at:]``; to ``found`` its sums, since and until when they hold.
+
+    Returns how many of its features were never heard of.
+    """
+    A = fields.shape[0]
+    unknown, lin, until = 0, ZERO, LAST_MINUTE
+    for a in range(A):
+        key = keys[first + a]
+        row = find(index, slots, key) if key != 0 else np.int64(0)
+        unknown += 1 if row < 0 else 0
+        row = max(row, np.int64(0)) * stride
+        head = row + fields[a] * KP
+        if is_live(W, head, minute, ttl_s):
+            lin += W[head + LINEAR]
+            if ttl_s > 0.0:
+                until = min(until, math.floor(np.float64(W[head + SEEN]) + ttl_s / 60.0))
+        else:
+            row = np.int64(0)
+        base[at + a] = row
+    s = set16(ZERO)
+    for a in range(A):
+        for e in range(a + 1, A):
+            s = pair_of(W, base[at + a], fields[a], base[at + e], fields[e], s)
+    found[LINEAR_SUM], found[PAIR_SUM], found[SINCE], found[UNTIL] = lin, hsum(s), minute, np.float32(until)
+    return unknown
+
+
+@bare
+def recall(
+    W: Any, stride: int, index: Any, slots: Any, fields: Any, keys: Any, places: Any, rows: Any, kept: Any,
+    keep: Any, minute: Any, ttl_s: float, base: Any, partial: Any, linear: Any, found: Any,
+) -> Any:  # fmt: skip
+    """What `rank` needs of the ads at ``places``: what is kept of them or, where that does not hold, found and kept."""
+    A, unknown = fields.shape[0], 0
+    for i in range(places.shape[0]):
+        ad, at = places[i], i * A
+        if kept[ad, SINCE] <= minute <= kept[ad, UNTIL]:
+            for a in range(A):
+                base[at + a] = rows[ad, a]
+            linear[i], partial[i] = kept[ad, LINEAR_SUM], kept[ad, PAIR_SUM]
+            continue
+        new = study(W, stride, index, slots, fields, keys, ad * A, minute, ttl_s, base, at, found)
+        linear[i], partial[i] = found[LINEAR_SUM], found[PAIR_SUM]
+        unknown += new
+        if new == 0 and keep[ad]:
+            for a in range(A):
+                rows[ad, a] = base[at + a]
+            for part in range(found.shape[0]):
+                kept[ad, part] = found[part]
+    return unknown
+
+
+@kernel
+def rank_kept(
+    W: Any, stride: int, index: Any, slots: Any, context: Any, fields: Any, keys: Any, places: Any, rows: Any,
+    kept: Any, keep: Any, features: Any, time_s: float, ttl_s: float, normalize: bool, hyper: Any, probabilities: bool,
+    partial: Any, M: Any, base: Any, sums: Any, out: Any,
+) -> Any:  # fmt: skip
+    """Score ads of a catalogue, of which is kept what they alone decide; returns as `rank` does.
+
+    In: ``places`` (n,) of the ads; of all ads ``keys`` (N A,), ``features`` (N,) how many of these are not 0,
+    ``keep`` (N,) whether anything may be kept. In and out: ``rows`` (N, A), ``kept`` (N, 4). Scratch as `rank`, and
+    ``partial`` (n,).
+    """
+    n, minute = out.shape[0], minute_of(time_s)
+    own, lines = np.empty(F, np.int64), np.empty(GROUPS, np.int64)
+    found = np.empty(4, np.float32)
+    n_lines, unknown, present, lin, shared = meet(
+        W, stride, index, slots, context, fields, minute, ttl_s, own, lines, M,
+    )  # fmt: skip
+    unknown += recall(
+        W, stride, index, slots, fields, keys, places, rows, kept, keep, minute, ttl_s, base, partial, out, found,
+    )  # fmt: skip
+    base[n * fields.shape[0] :] = 0
+    stream(W, fields, lines, n_lines, M, base, partial, True, n, sums)
+    bias = W[BIAS_ROW * stride] if hyper[HAS_BIAS] != ZERO else ZERO
+    for i in range(n):
+        pairs, count = shared + sums[i], present + features[places[i]]
+        out[i] = score_of(lin + out[i], pairs, count, bias, normalize, hyper, probabilities)
+    return unknown
