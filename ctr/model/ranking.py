@@ -171,6 +171,32 @@ class Ranker:
         )  # fmt: skip
         return out, int(unknown)
 
+    def predict(
+        self, keys: NDArray[np.uint64], time_s: float, counts: NDArray[np.int64]
+    ) -> NDArray[np.float32] | None:
+        """Probabilities of a few rows in full; only for a model that `has_kernel`.
+
+        Parameters
+        ----------
+        keys : (n F,) uint64
+        time_s : float
+        counts : (2, F) int64
+            Features by field, and those without a row: added to.
+
+        Returns
+        -------
+        (n,) float32
+            None where of some feature it is not known whether it has a row; then nothing was counted.
+        """
+        assert self._kernel is not None
+        spec, table = self._model.spec, self._model.table
+        out = np.empty(len(keys) // self._F, np.float32)
+        unknown = self._kernel.predict_rows(
+            table.W, table.stride, table.index, table.slots, keys, time_s, float(spec.lifetime.ttl_s),
+            spec.model.normalize, self._model.hyper, True, counts, out,
+        )  # fmt: skip
+        return None if unknown else out
+
     def _score_kept(self, question: AdQuestion, *, probabilities: bool) -> tuple[NDArray[np.float32], int]:
         """`score` with what is kept of the ads."""
         assert self._kernel is not None
@@ -215,6 +241,7 @@ class Ranker:
         self.score(nothing)
         if self._kernel is not None:
             self.score(replace(nothing, partial=self.own_pairs(nothing)))
+            self.predict(nothing.context, 0.0, np.zeros((2, F), np.int64))
             ads = PreparedAds(np.arange(1), 1)
             ads.put(np.arange(1), np.zeros((1, 1), np.uint64))
             self._score_kept(AdQuestion(nothing.context, ads, np.arange(1), 0.0), probabilities=True)

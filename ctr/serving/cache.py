@@ -125,6 +125,7 @@ class RowCache:
         self._row_limit = max_rows - self._absence_limit
         self._lock = threading.Lock()
         self._arrivals, self._absences = _KeyLog(), _KeyLog()
+        self._standing: tuple[Watermarks | None, Version | None, bool] = None, None, True
         self._every_field = np.arange(len(model.spec.fields), dtype=np.uint8)
         self._hits = self._misses = self._rereads = self._breaks = self._asked = 0
 
@@ -173,6 +174,22 @@ class RowCache:
         with self._lock:
             self._tally.add_batch(batch)
             return self._model.predict_many(batch)
+
+    def predict_known(self, keys: Keys, time_s: float) -> NDArray[np.float32] | None:
+        """`predict` of rows of F keys each, in one step; None where something is missing, and nothing was counted.
+
+        Only where the model has a ranking kernel (`has_kernel`).
+        """
+        with self._lock:
+            scores = self._ranker.predict(keys, time_s, self._tally.counts)
+            if scores is not None:
+                self._hits += int(np.count_nonzero(keys))
+        return scores
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether requests of few rows can be answered by `predict_known`."""
+        return self._ranker.has_kernel
 
     def rank(self, question: Question | AdQuestion) -> tuple[NDArray[np.float32], int]:
         """(n,) probabilities of candidates from the rows held, and how many features nothing is known of here."""
@@ -349,6 +366,7 @@ class RowCache:
                 if ads is not None:
                     ads.touched(of_ads)
         if changes.broken:
+            self._stand()
             keys = np.unique(np.append(keys, self._model.own_keys))
             keys = next((part for owner, part in self._by_shard(keys) if owner is shard), keys[:0])
             shard.due.clear()
@@ -373,6 +391,7 @@ class RowCache:
                 shard.version, shard.watermarks = waiting.version, waiting.watermarks
                 shard.broken = shard.broken and not waiting.broken
                 shard.due.popleft()
+                self._stand()
         return read
 
     def _replace(self, asked: Keys, rows: RowBlock) -> None:
@@ -400,28 +419,29 @@ class RowCache:
 
     # How it stands
 
+    def _stand(self) -> None:
+        """Note how the shards stand together; by the follower, since every answer says it and there may be many."""
+        each = [(shard.watermarks, shard.version) for shard in self._shards if shard.watermarks is not None]
+        watermarks, version = None, None
+        if len(each) == len(self._shards):
+            moments = [watermarks for watermarks, _ in each]
+            watermarks = Watermarks(
+                min(moment.event_s for moment in moments),
+                min(moment.arrival_s for moment in moments),
+                min(moment.commit_s for moment in moments),
+            )
+            version = min(each, key=lambda shard: shard[0].commit_s)[1]
+        self._standing = watermarks, version, any(shard.broken for shard in self._shards)
+
     @property
     def watermarks(self) -> Watermarks | None:
         """How far all rows held have come, at least; None before the first look at every shard."""
-        each = [shard.watermarks for shard in self._shards]
-        known = [watermarks for watermarks in each if watermarks is not None]
-        if len(known) < len(each):
-            return None
-        if len(known) == 1:
-            return known[0]
-        return Watermarks(
-            min(watermarks.event_s for watermarks in known),
-            min(watermarks.arrival_s for watermarks in known),
-            min(watermarks.commit_s for watermarks in known),
-        )
+        return self._standing[0]
 
     @property
     def version(self) -> Version | None:
         """Commit to which the shard that is furthest behind has come; None before the first look at every shard."""
-        if len(self._shards) == 1:
-            return self._shards[0].version
-        each = [(shard.watermarks.commit_s, shard.version) for shard in self._shards if shard.watermarks is not None]
-        return min(each, key=lambda shard: shard[0])[1] if len(each) == len(self._shards) else None
+        return self._standing[1]
 
     @property
     def due_rows(self) -> int:
@@ -436,7 +456,7 @@ class RowCache:
     @property
     def broken(self) -> bool:
         """Whether a chain of commits broke and not all rows have been read again: any may be old."""
-        return any(shard.broken for shard in self._shards)
+        return self._standing[2]
 
     @property
     def rows(self) -> int:

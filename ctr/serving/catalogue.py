@@ -147,9 +147,7 @@ class Catalogue:
         if not self._questions.in_parts:
             rows = [shelf.rows[place] for place in places.tolist()]
             return self._questions.question(context, rows, time_s, (path, "$")), known
-        own = self._questions.row(
-            {k: v for k, v in context.items() if k not in shelf.columns}, time_s, path
-        ).keys  # fmt: skip
+        own = self._questions.row_keys({k: v for k, v in context.items() if k not in shelf.columns}, time_s, path)
         question = AdQuestion(own, shelf.prepared, places, time_s)
         if self._questions.crosses(shelf.fields):  # with the context's fields: nothing that an ad alone decides
             return self._questions.crossed(self._with_context(context, shelf, question, path)), known

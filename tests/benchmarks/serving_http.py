@@ -3,7 +3,8 @@
 One scorer process on one core; on the other a real Redis, a trainer-like committer of 50,000 rows/s and whoever makes
 the load. On the scorer's core, taking turns with it in the same run, an ASGI application under the same server that
 only gives each body back: read the ratios to it. The scorer is stopped (SIGSTOP) while the echo is measured, so that
-following the committer costs the echo nothing.
+following the committer costs the echo nothing. Where others use the machine, too, requests a second depend on them: the
+processor time of the server, read beside, does so less.
 
 Saturation: wrk, closed loop. Latency: a generator of its own here, open loop: a request is due at its time whatever
 became of those before it, and its latency counts from then on (no coordinated omission). `--seconds` a round; the JSON
@@ -132,6 +133,12 @@ def spawn(cores, *arguments, **options):
         return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, **options)
     finally:
         os.sched_setaffinity(0, before)
+
+
+def cpu_s(process):
+    """Processor time of a process so far: what a request costs, whoever else wants the core."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until(holds, within_s=300.0):
@@ -319,14 +326,21 @@ def measure(directory, redis, served, other, started, options):
 
     for name, (at, made) in sent.items():  # rows are read, and answers are right, before a clock starts
         saturate(directory, name, made, at, 2)
-    speeds = {name: [] for name in suites}
+    speeds, costs = {name: [] for name in suites}, {name: [] for name in suites}
     for _ in range(options.rounds):
         for name, (at, made) in sent.items():
-            speeds[name].append(quietly(name, lambda: saturate(directory, name, made, at, options.seconds)))  # noqa: B023
+            process = started[2 if name == "echo" else 1]
+            before = cpu_s(process)
+            speed = quietly(name, lambda: saturate(directory, name, made, at, options.seconds))  # noqa: B023
+            speeds[name].append(speed)
+            costs[name].append((cpu_s(process) - before) / (speed * options.seconds) * 1e6)
     medians = {name: statistics.median(found) for name, found in speeds.items()}
     for name, speed in medians.items():
         ratio = statistics.median(one / base for one, base in zip(speeds[name], speeds["echo"], strict=True))
         report("http saturation, wrk", name, speed, "requests/s", medians["echo"], ratio)
+    for name, found in costs.items():
+        cost, base = statistics.median(found), statistics.median(costs["echo"])
+        report("http saturation, CPU time of the server", name, cost, "us/request", base, base / cost)
     if not options.no_latency:
         latency(quietly, sent, medians["predict, one row"], options)
 

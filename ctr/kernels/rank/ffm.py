@@ -322,3 +322,65 @@ def rank_kept(
         pairs, count = shared + sums[i], present + features[places[i]]
         out[i] = score_of(lin + out[i], pairs, count, bias, normalize, hyper, probabilities)
     return unknown
+
+
+@bare
+def find_all(index: Any, slots: Any, keys: Any, rows: Any) -> Any:
+    """Row numbers of all keys, 0 for what has none; returns how many were never heard of."""
+    n, unknown = rows.shape[0], 0
+    for j in range(min(AHEAD, n)):
+        prefetch(index, home(keys[j], index) * 8)
+    for j in range(n):
+        if j + AHEAD < n:
+            prefetch(index, home(keys[j + AHEAD], index) * 8)
+        row = find(index, slots, keys[j]) if keys[j] != 0 else np.int64(0)
+        unknown += 1 if row < 0 else 0
+        rows[j] = row
+    return unknown
+
+
+@bare
+def predict_each(
+    W: Any, stride: int, keys: Any, rows: Any, minute: Any, ttl_s: float, normalize: bool, hyper: Any,
+    probabilities: bool, counts: Any, base: Any, out: Any,
+) -> None:  # fmt: skip
+    """What `predict_rows` does once the rows are known; ``base`` (F,) is scratch."""
+    bias = W[BIAS_ROW * stride] if hyper[HAS_BIAS] != ZERO else ZERO
+    for i in range(out.shape[0]):
+        features, lin, pairs = 0, ZERO, set16(ZERO)
+        for f in range(F):
+            base[f] = 0
+            row = rows[i * F + f]
+            if keys[i * F + f] != 0:
+                features += 1
+                counts[0, f] += 1
+                counts[1, f] += row == 0
+            head = row * stride + f * KP
+            if is_live(W, head, minute, ttl_s):
+                base[f] = row * stride
+                lin += W[head + LINEAR]
+        for f in range(F):
+            if base[f] != 0:
+                for g in range(f + 1, F):
+                    pairs = pair_of(W, base[f], f, base[g], g, pairs)  # an absent one has the row of zeros
+        out[i] = score_of(lin, hsum(pairs), features, bias, normalize, hyper, probabilities)
+
+
+@kernel
+def predict_rows(
+    W: Any, stride: int, index: Any, slots: Any, keys: Any, time_s: float, ttl_s: float, normalize: bool, hyper: Any,
+    probabilities: bool, counts: Any, out: Any,
+) -> Any:  # fmt: skip
+    """Score n rows in full, ``keys`` (n F,), if all their features are known; else returns how many are not.
+
+    For a request's few rows: one call, no arrays but these. Only then ``counts`` (2, F) is added to, as `serve.tally`
+    does, and ``out`` is filled.
+    """
+    rows = np.empty(keys.shape[0], np.int64)
+    unknown = find_all(index, slots, keys, rows)
+    if unknown == 0:
+        base = np.empty(F, np.int64)
+        predict_each(
+            W, stride, keys, rows, minute_of(time_s), ttl_s, normalize, hyper, probabilities, counts, base, out,
+        )  # fmt: skip
+    return unknown

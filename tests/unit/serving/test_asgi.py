@@ -159,3 +159,14 @@ def test_operations():
 def test_only_http():
     with pytest.raises(NotImplementedError):
         asyncio.run(App()({"type": "websocket"}, None, None))
+
+
+def test_paths_that_are_remembered(app, monkeypatch):
+    """However many paths clients make up, each finds its own route, the first time and later."""
+    monkeypatch.setattr("ctr.serving.asgi._MAX_FOUND", 4)
+    for _ in range(2):
+        for at in range(10):
+            assert ask(app, f"/v1/models/m{at}")[2] == {"model": f"m{at}"}
+            assert ask(app, f"/v1/models/m{at}:predict", "POST")[2] == {"model": f"m{at}"}
+            assert ask(app, f"/nothing/{at}")[0] == 404
+        assert len(app._found) <= 4

@@ -421,3 +421,18 @@ def test_requests_and_follower_at_once_end_with_the_newest_rows(reader, trainer)
         cache.follow()
     assert not failures
     np.testing.assert_allclose(answer(cache, *users), trainer.predict(*users), atol=1e-6)
+
+
+def test_the_short_way_answers_only_from_what_is_known():
+    trainer = Trainer()
+    trainer.learn({"user": 1, "ad": 2}, {"user": 3, "ad": 2})
+    cache = RowCache(Model(SPEC, weights_only=True), [FakeReader(trainer)], max_rows=1024)
+    cache.follow()
+    row = {"user": 1, "ad": 2}
+    batch = batch_of(row)
+    assert cache.predict_known(batch.keys, 1e9) is None
+    assert cache.counts["hits"] == 0
+    cache.fill(batch)
+    np.testing.assert_allclose(cache.predict_known(batch.keys, 1e9), trainer.predict(row), rtol=0, atol=1e-6)
+    assert cache.counts["hits"] == 2
+    assert cache.by_field.tolist() == [[1, 1], [0, 0]]

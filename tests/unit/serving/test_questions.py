@@ -86,3 +86,10 @@ def test_parts_are_bounded():
     for field in range(6):
         encoder.part((field, 0))
     assert len(encoder._parts) <= 64
+
+
+def test_the_order_is_that_of_a_stable_sort():
+    random = np.random.default_rng(4)
+    for scores in (random.random(500), random.integers(-3, 3, 200), [0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38], [], [0.5]):
+        scores = np.asarray(scores, np.float32)
+        np.testing.assert_array_equal(Ranking.of(scores, None).order, np.argsort(-scores, kind="stable"))
