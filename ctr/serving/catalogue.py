@@ -7,6 +7,7 @@ that no request lives for. So a request looks its ids up without a lock, and its
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -138,12 +139,14 @@ class Catalogue:
             A value of the context that can be no feature.
         """
         shelf = self._shelf
-        placed = list(map(shelf.places.get, ids))
-        if None in placed:
-            known = np.array([i for i, place in enumerate(placed) if place is not None], np.int64)
-            places = np.array([place for place in placed if place is not None], np.int64)
-        else:
-            known, places = np.arange(len(placed)), np.array(placed, np.int64)
+        try:
+            # An array first: NumPy takes 25 us to look at 500 numbers in a list.
+            places = np.frombuffer(array("q", map(shelf.places.__getitem__, ids)), np.int64)
+            known = np.arange(len(ids))
+        except KeyError:
+            placed = [shelf.places.get(identity, -1) for identity in ids]
+            known = np.array([i for i, place in enumerate(placed) if place >= 0], np.int64)
+            places = np.array([place for place in placed if place >= 0], np.int64)
         if not self._questions.in_parts:
             rows = [shelf.rows[place] for place in places.tolist()]
             return self._questions.question(context, rows, time_s, (path, "$")), known

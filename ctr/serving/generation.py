@@ -47,6 +47,8 @@ class Generation:
     Attributes
     ----------
     spec : Spec
+    dense : bool
+        Whether each field has at most one feature, of value 1.
     cache : RowCache
     catalogue : Catalogue
     error : CtrError or None
@@ -57,6 +59,7 @@ class Generation:
         self, client: Client, stored: StoredModel, *, max_rows: int | None = None, catalogue: str | None = None
     ) -> None:
         self._client, self.stored, self.spec = client, stored, stored.spec
+        self.dense = stored.spec.dense
         rows = max_rows or stored.spec.model.max_rows
         readers = [
             ShardReader(
@@ -68,7 +71,7 @@ class Generation:
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
         self._questions = QuestionEncoder(stored.spec)
         self.catalogue = Catalogue(AdReader(client, catalogue or stored.spec.name), self._questions, self.cache)
-        self._short = stored.spec.dense and self.cache.has_kernel
+        self._short = self.dense and self.cache.has_kernel
         self.error: CtrError | None = None
 
     @property

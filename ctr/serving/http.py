@@ -118,7 +118,7 @@ class ScorerApp(OpsApp):
         prior, starting = self.limits.prior, scorer.ready()
         if prior is None:
             self.require_ready(scorer)
-        self.limits.check_rows(rows, path, lists=not held.spec.dense)
+        self.limits.check_rows(rows, path, lists=not held.dense)
         late = prior is not None and time.perf_counter() - request.began > self.limits.deadline_s
         try:
             if starting is None and not late and (known := held.predict_known(rows, path)) is not None:

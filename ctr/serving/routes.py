@@ -51,7 +51,7 @@ def _rank(app: ScorerApp) -> Handler:
         scorer = app.models.find(request.params)
         app.require_ready(scorer)
         held, asked = scorer.current, read(decode, request.body)
-        app.limits.check_rows([asked.context], "$.context", lists=not held.spec.dense)
+        app.limits.check_rows([asked.context], "$.context", lists=not held.dense)
         try:
             question, known = _question(app, held, asked)
         except EventError as error:
@@ -80,7 +80,7 @@ def _question(
     """Context and candidates as keys; where these are ids, which of them the catalogue has."""
     if not by_id(asked.candidates):
         rows = cast("list[dict[str, Any]]", asked.candidates)
-        app.limits.check_rows(rows, "$.candidates", lists=not held.spec.dense)
+        app.limits.check_rows(rows, "$.candidates", lists=not held.dense)
         return held.question(asked.context, rows), None
     if len(asked.candidates) > app.limits.max_instances:
         raise HttpError(

@@ -14,7 +14,7 @@ from ctr.store import connect
 
 pytestmark = pytest.mark.redis
 
-CROSSED = ONE_HOT.replace(
+CROSSED = 'event = {time = "at"}' + ONE_HOT.replace(
     '{name = "price"',
     '{name = "user_ad", cross = ["user", "ad"]}, {name = "hour", transform = "hour"}, {name = "price"',
 )

@@ -93,3 +93,33 @@ def test_the_order_is_that_of_a_stable_sort():
     for scores in (random.random(500), random.integers(-3, 3, 200), [0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38], [], [0.5]):
         scores = np.asarray(scores, np.float32)
         np.testing.assert_array_equal(Ranking.of(scores, None).order, np.argsort(-scores, kind="stable"))
+
+
+def test_remembered_keys_are_those_of_the_exact_way():
+    """Column by column from memory or row by row: equal, whatever kinds of values meet; bad ones are refused alike."""
+    spec = specification.parse('name = "m"\nfields = [{name = "u"}, {name = "a"}, {name = "b", transform = "log"}]')
+    questions = QuestionEncoder(spec)
+    for candidates in (
+        [{"a": "1", "b": 3}, {"a": "x", "b": 40}], [{"a": 1, "b": 3}] * 3, [{"a": True, "b": 3}, {"a": 1, "b": 4}],
+        [{"a": 1.0, "b": "3"}, {"a": "1", "b": None}], [{"a": "1"}, {"b": 2}], [{"a": ""}, {"a": "1"}],
+        [{"a": 2**64}, {"a": 1}],
+    ):  # fmt: skip
+        expected = encode_rows(spec, [{"u": 1, **candidate} for candidate in candidates], 0.0).keys
+        for _ in range(2):
+            question = questions.question({"u": 1}, candidates, 0.0)
+            np.testing.assert_array_equal(question.batch.keys, expected)
+    for bad in ([{"a": "x"}, {"a": "\ud800"}], [{"a": 1, "b": "x"}, {"a": 2, "b": "3"}]):
+        for _ in range(2):
+            with pytest.raises(EventError) as told:
+                questions.question({"u": 1}, bad, 0.0, ("$.context", "$.candidates"))
+            assert told.value.path.startswith(("$.candidates[0].b", "$.candidates[1].a"))
+
+
+def test_memory_of_keys_is_bounded(monkeypatch):
+    monkeypatch.setattr("ctr.serving.questions._REMEMBERED", 8)
+    spec = specification.parse('name = "m"\nfields = [{name = "u"}, {name = "a"}]')
+    questions = QuestionEncoder(spec)
+    for begin in range(0, 60, 3):
+        questions.question({"u": 1}, [{"a": f"{begin + i}"} for i in range(3)] + [{"a": "z" * 300}], 0.0)
+    assert max(map(len, questions._memos.values())) <= 8
+    assert not any(len(value) > 256 for value in questions._memos[1, str])
