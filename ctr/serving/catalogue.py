@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr import log
-from ctr.errors import CtrError, EventError, StoreUnavailableError
+from ctr.errors import CtrError, EventError
 from ctr.events import jsonlines
 from ctr.model.prepared import PreparedAds
 from ctr.model.ranking import AdQuestion, Question
@@ -32,6 +32,8 @@ MAX_ADS = 200_000
 _AT_ONCE = 64
 """Ads that become keys before others get the interpreter again: half a millisecond."""
 _PRELOAD = 1000
+_ROWS_PER_S = 100_000
+"""Pace of `settle`: see `ctr.serving.scorer`."""
 _LEFT_FOR_S = 30.0
 """How long a place stays as it was after its ad has left."""
 _INDEX_SHARE = 0.05
@@ -333,17 +335,8 @@ class Catalogue:
 
 
 def settle(catalogue: Catalogue, pause: Callable[[float], object] = time.sleep) -> None:
-    """Follow until nothing is due.
-
-    Raises
-    ------
-    CtrError
-        The store cannot be read.
-    """
-    while True:
+    """Follow until nothing is due, or the store cannot be read."""
+    read = catalogue.follow()
+    while catalogue.due and catalogue.error is None:
+        pause(read / _ROWS_PER_S)
         read = catalogue.follow()
-        if catalogue.error is not None:
-            raise StoreUnavailableError(str(catalogue.error)) from catalogue.error
-        if not catalogue.due:
-            return
-        pause(read / 100_000)

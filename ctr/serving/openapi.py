@@ -35,7 +35,9 @@ def document(*, max_instances: int, max_explained: int) -> Schema:
     )  # fmt: skip
     context = _object({
         "context": {"$ref": "#/components/schemas/Row"},
-        "candidates": rows,
+        "candidates": {
+            "oneOf": [rows, _array({"type": "string"}, description="Ids of ads in the catalogue; see `unknown`.")],
+        },
         "top": {"type": "integer", "minimum": 0, "description": "How many to return; all where it is not given."},
     }, optional={"context", "top"})  # fmt: skip
     rank = _post(

@@ -67,17 +67,17 @@ class Ranking:
         return cls(known[found.order], found.scores, tuple(ids[index] for index in unknown.tolist()))
 
 
-def by_id(candidates: Sequence[Any]) -> TypeGuard[Sequence[str]]:
+def by_id(candidates: Sequence[Any], path: str = "$") -> TypeGuard[Sequence[str]]:
     """Whether candidates are named by ids of a catalogue; none at all are not.
 
     Raises
     ------
     EventError
-        Some are and some are not.
+        Some are and some are not; `path` is where they stand.
     """
     ids = list(map(type, candidates)).count(str)
     if 0 < ids < len(candidates):
-        raise EventError("type", "$", "expected candidates that are all objects, or all ids")
+        raise EventError("type", path, "expected candidates that are all objects, or all ids")
     return ids > 0
 
 

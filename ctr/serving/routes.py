@@ -78,7 +78,7 @@ def _question(
     app: ScorerApp, held: Generation, asked: _RankRequest
 ) -> tuple[Question | AdQuestion, NDArray[np.int64] | None]:
     """Context and candidates as keys; where these are ids, which of them the catalogue has."""
-    if not by_id(asked.candidates):
+    if not by_id(asked.candidates, "$.candidates"):
         rows = cast("list[dict[str, Any]]", asked.candidates)
         app.limits.check_rows(rows, "$.candidates", lists=not held.dense)
         return held.question(asked.context, rows), None

@@ -32,6 +32,8 @@ REREAD_ROWS_PER_S = 100_000
 _TIMEOUT_S = 1.0
 _MAX_BACKOFF_S = 2.0
 _PRELOAD_CHUNK = 1000
+_HOT_SET_S = 30.0
+"""How long the rows of a catalogue's ads may take before requests are answered without them."""
 
 
 class Scorer:
@@ -261,7 +263,7 @@ class Scorer:
         try:
             self._current.warm()
             self._warm = True
-            failures = 0
+            failures, ready_by = 0, time.monotonic() + _HOT_SET_S
             pause = 0.0
             while not self._stop.wait(pause):
                 began = time.monotonic()
@@ -273,9 +275,8 @@ class Scorer:
                     pause = min(_MAX_BACKOFF_S, self._poll_s * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1.0)
                     continue
                 failures = 0
-                if not self._ready.is_set() and self._current.catalogue.due:
-                    continue  # the ads' rows are the hot set
-                self._ready.set()
+                if not self._current.catalogue.due or time.monotonic() > ready_by:
+                    self._ready.set()  # the ads' rows are the hot set
                 pause = max(0.0, read / self._reread_rows_per_s - (time.monotonic() - began))
                 if not (self.cache.due_rows or self._current.catalogue.due):
                     pause = max(pause, self._poll_s * random.uniform(0.8, 1.0))  # many scorers, one Redis
@@ -344,6 +345,8 @@ class Scorer:
                     break
                 self._stop.wait(read / self._reread_rows_per_s)
             settle(made.catalogue, self._stop.wait)
+            if made.catalogue.error is not None:
+                raise made.catalogue.error
             keys = self.cache.held_keys()[::-1]  # the latest first
             for begin in range(0, len(keys), _PRELOAD_CHUNK):
                 if self._stop.is_set():

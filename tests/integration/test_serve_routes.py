@@ -46,7 +46,7 @@ def test_rank(publisher, served, redis_url):  # noqa: F811
         ({}, "$: object missing required field `candidates`"),
         ({"candidates": [{}], "top": -1}, "$.top: "),
         ({"candidates": [{}, 7]}, "$.candidates[1]: "),
-        ({"candidates": ["ad1"]}, "$.candidates: expected objects; this server has no catalogue"),
+        ({"candidates": ["ad1", {}]}, "$.candidates: expected candidates that are all objects, or all ids"),
         ({"candidates": [{"price": "cheap"}]}, "$.candidates[0].price: "),
         ({"context": {"price": {}}, "candidates": [{"ad": 1}]}, "$.context.price: "),
         ({"candidates": [{}] * 1025}, "$.candidates: 1025 rows, at most 1024"),
