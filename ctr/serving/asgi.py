@@ -34,7 +34,7 @@ MAX_HEADER_BYTES = 32 << 10
 """Of all headers together, as a request sends them: what nginx takes by default."""
 _MAX_FOUND = 1024
 """Paths whose route is remembered: four patterns tried in vain cost 2 us a request."""
-_JSON = (b"content-type", b"application/json")
+JSON = (b"content-type", b"application/json")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -76,7 +76,7 @@ class Response:
 
     body: bytes
     status: int = 200
-    headers: list[tuple[bytes, bytes]] = field(default_factory=lambda: [_JSON])
+    headers: list[tuple[bytes, bytes]] = field(default_factory=lambda: [JSON])
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -86,7 +86,7 @@ Observer = Callable[[str, int, float], None]
 
 def json_response(value: Any, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Response:
     """`value` as JSON."""
-    return Response(msgspec.json.encode(value), status, [_JSON, *headers])
+    return Response(msgspec.json.encode(value), status, [JSON, *headers])
 
 
 @dataclass(frozen=True, slots=True)

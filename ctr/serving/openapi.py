@@ -36,7 +36,7 @@ def document(*, max_instances: int, max_explained: int) -> Schema:
     context = _object({
         "context": {"$ref": "#/components/schemas/Row"},
         "candidates": {
-            "oneOf": [rows, _array({"type": "string"}, description="Ids of ads in the catalogue; see `unknown`.")],
+            "anyOf": [rows, _array({"type": "string"}, description="Ids of ads in the catalogue; see `unknown`.")],
         },
         "top": {"type": "integer", "minimum": 0, "description": "How many to return; all where it is not given."},
     }, optional={"context", "top"})  # fmt: skip

@@ -149,9 +149,10 @@ class QuestionEncoder:
         EventError
             A value that cannot be a feature; `paths` are where context and candidates stand.
         """
-        for index, candidate in enumerate(candidates):
-            if not isinstance(candidate, Mapping):
-                raise EventError("type", f"{paths[1]}[{index}]", "expected an object of feature values")
+        others = {kind for kind in set(map(type, candidates)) if not issubclass(kind, Mapping)}
+        if others:
+            index = next(index for index, candidate in enumerate(candidates) if type(candidate) in others)
+            raise EventError("type", f"{paths[1]}[{index}]", "expected an object of feature values")
         if not self.in_parts:
             whole = encode_rows(self.spec, [{**context, **row} for row in candidates], time_s, paths[1])
             nothing = np.empty(0, np.uint64)
@@ -163,7 +164,7 @@ class QuestionEncoder:
         keys = self._remembered(fields, candidates)
         if keys is None:
             keys = self.part(fields).encode(candidates, time_s, paths[1]).keys.reshape(len(candidates), len(fields))
-        if any(len(candidate) < len(named) for candidate in candidates):
+        if min(map(len, candidates), default=0) < len(named):
             keys = self._with_context(context, candidates, fields, keys, time_s, paths[0])
         return self.crossed(Question(own, np.array(fields, np.int64), keys, time_s))
 

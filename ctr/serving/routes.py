@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,10 +14,12 @@ from numpy.typing import NDArray
 from ctr.errors import EventError
 from ctr.events.jsonlines import decoder
 from ctr.model.ranking import AdQuestion, Question
-from ctr.serving.asgi import Handler, HttpError, Request, Response, json_response
+from ctr.serving.asgi import JSON, Handler, HttpError, Request, Response, json_response
 from ctr.serving.bodies import read
 from ctr.serving.generation import Generation
+from ctr.serving.places import RankingWriter
 from ctr.serving.questions import Ranking, by_id
+from ctr.serving.scorer import Scorer
 from ctr.spec import Field
 
 if TYPE_CHECKING:
@@ -29,6 +33,15 @@ class _RankRequest(msgspec.Struct):
     candidates: list[dict[str, Any] | str]
     context: dict[str, Any] = {}
     top: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class _RankByIdRequest(msgspec.Struct):
+    candidates: msgspec.Raw
+    context: dict[str, Any] = {}
+    top: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+_IDS = re.compile(rb'"candidates"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*"')
 
 
 class _ExplainRequest(msgspec.Struct):
@@ -45,11 +58,39 @@ def add(app: ScorerApp) -> None:
 
 
 def _rank(app: ScorerApp) -> Handler:
-    decode = decoder(_RankRequest)
+    decode, decode_by_id = decoder(_RankRequest), decoder(_RankByIdRequest)
+    decode_ids, writer = decoder(list[str]), RankingWriter()
+
+    async def by_raw_ids(scorer: Scorer, request: Request) -> Response | None:
+        """The answer where candidates are ids and plainly written; None where `rank` is to look."""
+        held = scorer.current
+        try:
+            asked = decode_by_id(request.body)
+        except (ValueError, RecursionError):  # it is `rank` that says what is wrong; msgspec's errors are ValueErrors
+            return None
+        app.limits.check_rows([asked.context], "$.context", lists=not held.dense)
+        raw = bytes(asked.candidates)
+        try:
+            found = held.catalogue.question_of_raw(asked.context, raw, time.time())
+        except EventError as error:
+            raise HttpError(400, str(error)) from None
+        if found is None or found[2] > app.limits.max_instances:
+            return None
+        question, known, n = found
+        scores, unknown = held.score_question(question)
+        if unknown and await app.ask(scorer, held, lambda: held.fill(question.batch), request):
+            scores, _ = held.score_question(question)
+        app.scored(scorer, len(scores))
+        if len(known) == n and held.spec.model.loss == "logistic":
+            return Response(writer.body(Ranking.of(scores, asked.top)), headers=[JSON, *app.headers(held)])
+        ids = read(decode_ids, raw)
+        return _ranked(app, held, Ranking.of_ads(scores, asked.top, ids, known))
 
     async def rank(request: Request) -> Response:
         scorer = app.models.find(request.params)
         app.require_ready(scorer)
+        if _IDS.search(request.body) and (answer := await by_raw_ids(scorer, request)) is not None:
+            return answer
         held, asked = scorer.current, read(decode, request.body)
         app.limits.check_rows([asked.context], "$.context", lists=not held.dense)
         try:
@@ -64,14 +105,18 @@ def _rank(app: ScorerApp) -> Handler:
             else Ranking.of_ads(scores, asked.top, cast("list[str]", asked.candidates), known)
         )  # fmt: skip
         app.scored(scorer, len(scores))
-        answer = {
-            "order": ranking.order.tolist(),
-            "scores": ranking.scores.astype(np.float64).tolist(),
-            "unknown": list(ranking.unknown),
-        }
-        return json_response(answer, headers=app.headers(held))
+        return _ranked(app, held, ranking)
 
     return rank
+
+
+def _ranked(app: ScorerApp, held: Generation, ranking: Ranking) -> Response:
+    answer = {
+        "order": ranking.order.tolist(),
+        "scores": ranking.scores.astype(np.float64).tolist(),
+        "unknown": list(ranking.unknown),
+    }
+    return json_response(answer, headers=app.headers(held))
 
 
 def _question(
