@@ -32,17 +32,25 @@ class StubCache:
         return np.arange(len(batch)) == 0
 
 
+class StubCatalogue(list):
+    error, refused, memory_bytes = None, 0, 0
+
+
 class StubScorer:
     """Predicts .25 for every row; `lacking` says whether the store must be asked, `fill` how that goes."""
 
     def __init__(self):
         self.spec, self.model_id, self.cache, self.error = SPEC, SPEC.model_id, StubCache(), None
         self.lacking, self.staleness, self.starting = False, 1.25, None
-        self.name, self.current = "ads", self
+        self.name, self.current, self.dense = "ads", self, True
+        self.catalogue = StubCatalogue()
         self.fill = lambda _batch: True
 
     def encode(self, rows, path="$.instances"):
         return encode_rows(SPEC, rows, 0.0, path)
+
+    def predict_known(self, _rows, _path):
+        return None
 
     def missing(self, _batch):
         return np.zeros(int(self.lacking), np.uint64)
