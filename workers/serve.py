@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,8 +108,19 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
             scorer.start()
         generations = [scorer.model_id for scorer in scorers]
         logger.info("serving", generations=generations, listen=address_of(bound), isa=simd.ISA)
+        settled = False
+
+        def tick() -> bool:
+            nonlocal settled
+            if not settled and app.models.ready() is None:
+                # What is there by now stays: a full collection would walk it again and again, for tens of milliseconds.
+                gc.collect()
+                gc.freeze()
+                settled = True
+            return stopping.requested
+
         try:
-            run(app, bound, lambda: stopping.requested)
+            run(app, bound, tick)
         finally:
             app.close()
             for scorer in scorers:

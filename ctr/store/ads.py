@@ -222,7 +222,8 @@ class AdReader:
         StoreUnavailableError
         """
         with translated():
-            raw: Any = self._client.hget(self._keys.meta, "ver")
+            found: Any = self._client.hmget(self._keys.meta, ["ver"])
+        (raw,) = found
         seen = self._seen
         if raw is None:
             if seen is not None and seen.sequence > 0:

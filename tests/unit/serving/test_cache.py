@@ -10,6 +10,8 @@ from ctr import spec as specification
 from ctr.errors import StoreUnavailableError
 from ctr.events import encode_rows
 from ctr.model import BIAS_KEY, Model, RowBlock
+from ctr.model.prepared import PreparedAds
+from ctr.model.ranking import AdQuestion
 from ctr.serving import cache as cache_module
 from ctr.serving.cache import RowCache
 from ctr.store import Changes, Version, Watermarks
@@ -436,3 +438,44 @@ def test_the_short_way_answers_only_from_what_is_known():
     np.testing.assert_allclose(cache.predict_known(batch.keys, 1e9), trainer.predict(row), rtol=0, atol=1e-6)
     assert cache.counts["hits"] == 2
     assert cache.by_field.tolist() == [[1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("how", ["written", "gone", "broken", "absent", "mark lost"])
+def test_what_is_kept_of_an_ad_never_outlives_its_rows(how):
+    """Ranked before a change, between the news of it and the new row, and after: each time from the rows held."""
+    trainer = Trainer()
+    row, context = {"user": 1, "ad": 2}, {"user": 1}
+    if how not in ("absent", "mark lost"):
+        trainer.learn(row)
+    reader = FakeReader(trainer)
+    cache = RowCache(Model(SPEC, weights_only=True), [reader], max_rows=1024)
+    ads = PreparedAds(np.array([1]), 8)
+    cache.put_ads(ads, np.array([3]), batch_of(row).keys.reshape(1, 2)[:, 1:])
+    cache.index_ads(ads)
+    cache.use_ads(ads)
+    question = AdQuestion(batch_of(context).keys, ads, np.array([3]), 1e9)
+
+    def check():
+        expected, missing = cache._model.predict_many(question.batch), cache._model.missing_keys(question.batch)
+        scores, unknown = cache.rank(question)
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+        assert unknown == len(missing)  # or nobody would ask the store
+
+    cache.follow()
+    cache.fill(question.batch)
+    for _ in range(2):
+        check()
+    assert ads.kept[3, 2] < np.inf
+    keys = reader.drop(row) if how == "gone" else trainer.learn(*[row] * 5)
+    if how == "mark lost":
+        cache._model.forget(question.batch.keys)  # as a full table does with all marks of absence
+    news = {"mark lost": {"broken": True}, "gone": {"gone": keys}, "broken": {"broken": True}}.get(how, {"written": keys})
+    reader.changes.append(reader.change(**news))
+    reader.during_fetch = check
+    cache.follow()
+    reader.during_fetch = lambda: None
+    check()
+    cache.fill(question.batch)
+    check()
+    expected = trainer.predict({} if how == "gone" else row)
+    np.testing.assert_allclose(cache.rank(question)[0], expected, rtol=0, atol=1e-6)
