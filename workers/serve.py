@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ctr.serving.server import address_of, open_socket, run
 from workers.lifecycle import ExitCode, Shutdown, retry
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
+_SWITCH_S = 0.0005
 _STORE_LIMIT_S = 5.0
 """How long Redis may be away at the start: longer than its restart takes, shorter than anybody waits for a prompt."""
 
@@ -108,6 +110,8 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
             scorer.start()
         generations = [scorer.model_id for scorer in scorers]
         logger.info("serving", generations=generations, listen=address_of(bound), isa=simd.ISA)
+        # Requests wait for the follower's thread to give the interpreter up: up to 5 ms by Python's default.
+        sys.setswitchinterval(_SWITCH_S)
         settled = False
 
         def tick() -> bool:

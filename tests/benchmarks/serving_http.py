@@ -339,6 +339,7 @@ def measure(directory, redis, served, other, started, options):
         ratio = statistics.median(one / base for one, base in zip(speeds[name], speeds["echo"], strict=True))
         report("http saturation, wrk", name, speed, "requests/s", medians["echo"], ratio)
     for name, found in costs.items():
+        # What following the store takes is in it.
         cost, base = statistics.median(found), statistics.median(costs["echo"])
         report("http saturation, CPU time of the server", name, cost, "us/request", base, base / cost)
     if not options.no_latency:

@@ -469,8 +469,8 @@ def test_what_is_kept_of_an_ad_never_outlives_its_rows(how):
     keys = reader.drop(row) if how == "gone" else trainer.learn(*[row] * 5)
     if how == "mark lost":
         cache._model.forget(question.batch.keys)  # as a full table does with all marks of absence
-    news = {"mark lost": {"broken": True}, "gone": {"gone": keys}, "broken": {"broken": True}}.get(how, {"written": keys})
-    reader.changes.append(reader.change(**news))
+    named = {"gone": {"gone": keys}, "broken": {"broken": True}, "mark lost": {"broken": True}}
+    reader.changes.append(reader.change(**named.get(how, {"written": keys})))
     reader.during_fetch = check
     cache.follow()
     reader.during_fetch = lambda: None
