@@ -325,7 +325,7 @@ def rank_kept(
 
 
 @bare
-def find_all(index: Any, slots: Any, keys: Any, rows: Any) -> Any:
+def find_all(W: Any, stride: int, index: Any, slots: Any, keys: Any, rows: Any) -> Any:
     """Row numbers of all keys, 0 for what has none; returns how many were never heard of."""
     n, unknown = rows.shape[0], 0
     for j in range(min(AHEAD, n)):
@@ -336,6 +336,8 @@ def find_all(index: Any, slots: Any, keys: Any, rows: Any) -> Any:
         row = find(index, slots, keys[j]) if keys[j] != 0 else np.int64(0)
         unknown += 1 if row < 0 else 0
         rows[j] = row
+        if row > 0:
+            prefetch(W, row * stride + j % F * KP)  # its head
     return unknown
 
 
@@ -359,6 +361,8 @@ def predict_each(
             if is_live(W, head, minute, ttl_s):
                 base[f] = row * stride
                 lin += W[head + LINEAR]
+                for line in range(GROUPS):  # all of it is wanted, and in an order that no processor foresees
+                    prefetch(W, row * stride + 16 * line)
         for f in range(F):
             if base[f] != 0:
                 for g in range(f + 1, F):
@@ -377,7 +381,7 @@ def predict_rows(
     does, and ``out`` is filled.
     """
     rows = np.empty(keys.shape[0], np.int64)
-    unknown = find_all(index, slots, keys, rows)
+    unknown = find_all(W, stride, index, slots, keys, rows)
     if unknown == 0:
         base = np.empty(F, np.int64)
         predict_each(
