@@ -100,7 +100,7 @@ class Trainer:
         self._pace = Pace(interval_s, spec.commit.rows_per_s)
         self._ahead_s = max(AHEAD_S, AHEAD_INTERVALS * interval_s)
         self._model = Model(spec)
-        self._window = Window(window)
+        self._window = Window(window, spec.model.loss)
         self._log = log.get(worker="trainer", model=spec.model_id)
         self._standing = Standing((), {}, 0.0, {}, finished=False)
         self._origins: dict[str, int] = {}
@@ -368,6 +368,8 @@ class Trainer:
         """Where we stand, for progress and logs."""
         quality = self._window.measure()
         figures = {"logloss": quality.logloss, "normalized_entropy": quality.normalized_entropy, "auc": quality.auc}
+        if self._spec.model.loss == "squared":
+            figures = {"rmse": quality.rmse, "mean_label": quality.base_rate}
         return {
             "events": self._counts["learned"],
             "refused": self._counts["refused"],
@@ -416,4 +418,5 @@ class Trainer:
             "ctr_auc_ratio": quality.auc,
             "ctr_calibration_ratio": quality.calibration,
             "ctr_base_rate_ratio": quality.base_rate,
+            "ctr_rmse": quality.rmse,
         }
