@@ -328,6 +328,17 @@ def test_keys_of_cells():
     ]  # fmt: skip
 
 
+def test_digits_and_what_is_beside_them():
+    fast, exact = readers(make("criteo"))
+    for digits in ("1", "90", "907", "1234", "99999", "100000", "7654321", "99999999", "123456789"):
+        cells = [digits, "-" + digits, "0" + digits]
+        for at in range(len(digits)):
+            cells += [digits[:at] + c + digits[at + 1 :] for c in "/:.-+e \0\x7f¹٣"]
+        lines = ["\t".join(["1", cell] + [""] * 38).encode() for cell in cells]
+        assert_same(fast.read(messages(lines)), exact.read(messages(lines)))
+        assert slow_lines(fast, messages(lines[:1])) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("kind", "part", "key"),
     [("avazu", "fields", "seed"), ("criteo", "event", "quotes"), ("csv", "event", "quotes"), ("avazu", "slots", None),
