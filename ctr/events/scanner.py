@@ -18,12 +18,13 @@ from ctr.events.messages import Messages, Refusal
 from ctr.events.reader import Reader
 from ctr.kernels import build
 from ctr.kernels.scan import features
+from ctr.kernels.scan.lines import DELIMITED, JSON, LIBFFM
 from ctr.kernels.scan.transforms import MAX_DEGREE
 from ctr.spec import Spec
 
 SLACK = 64
 """Bytes that kernels may read behind a line's end."""
-FORMATS = {"json": 0}
+FORMATS = {"json": JSON, "delimited": DELIMITED, "criteo": DELIMITED, "avazu": DELIMITED, "libffm": LIBFFM}
 
 
 class FastReader:
@@ -69,8 +70,8 @@ class FastReader:
         while full:
             out = self._outputs.make(n)
             rows, entries, slows, full = self._scan_lines(
-                data.ctypes.data, tail.ctypes.data, tail_from, begin, end, messages.arrivals_s, plan, spans, elements,
-                weights, out,
+                data.ctypes.data, tail.ctypes.data, tail_from, begin, end, messages.offsets, messages.arrivals_s, plan,
+                spans, elements, weights, out,
             )  # fmt: skip
             if full:
                 self._outputs.grow()
@@ -86,9 +87,11 @@ class FastReader:
         lengths = np.maximum(end - begin, 0)
         at = np.cumsum(lengths) - lengths
         text = b"".join(data[a:b].tobytes() for a, b in zip(begin.tolist(), (begin + lengths).tolist(), strict=True))
-        # As partitions the exact reader gets the lines' numbers: they say which of them became events.
+        # As partitions the exact reader gets the lines' numbers: they say which of them became events. Offset 0 is for
+        # first lines of messages only, which may be headers.
+        offsets = np.where(begin == messages.begin[of], messages.offsets[of], -1)
         lines = Messages(
-            text, at, np.where(null, -1, at + lengths), np.arange(len(slow), dtype=np.int32), messages.offsets[of],
+            text, at, np.where(null, -1, at + lengths), np.arange(len(slow), dtype=np.int32), offsets,
             messages.arrivals_s[of],
         )  # fmt: skip
         exact, refused = self.exact.read(lines)
@@ -97,13 +100,14 @@ class FastReader:
             line = refusal.partition
             moved = int(begin[line] - at[line])
             refusals.append(replace(
-                refusal, partition=int(messages.partitions[of[line]]), begin=refusal.begin + moved,
-                end=refusal.end + moved,
+                refusal, partition=int(messages.partitions[of[line]]), offset=int(messages.offsets[of[line]]),
+                begin=refusal.begin + moved, end=refusal.end + moved,
             ))  # fmt: skip
         if not len(exact):
             return batch, refusals
         lines_of = exact.partitions
-        exact = replace(exact, partitions=messages.partitions[of[lines_of]])
+        messages_of = of[lines_of]
+        exact = replace(exact, partitions=messages.partitions[messages_of], offsets=messages.offsets[messages_of])
         return merged(batch, exact, slow[lines_of, 3]), refusals
 
 
@@ -158,10 +162,13 @@ def as_bytes(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
 
 
 def scratch(plan: features.Plan) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.float64]]:
-    """Spans, elements and spline weights of one event: of one thread's call, so that they stay in its L1 cache."""
+    """Spans, elements and spline weights of one event: of one thread's call, so that they stay in its L1 cache.
+
+    There is a span more than columns: that of cells that nobody reads.
+    """
     elements = features.MAX_ELEMENTS if plan.many.any() else 0
     return (
-        np.empty(len(plan.many), features.SPAN), np.empty(elements, features.ELEMENT),
+        np.empty(len(plan.many) + 1, features.SPAN), np.empty(elements, features.ELEMENT),
         np.empty(MAX_DEGREE + 1, np.float64),
     )  # fmt: skip
 

@@ -165,7 +165,7 @@ class FileSource:
         except FileNotFoundError:
             return None
         self._positions[name] = offset + cut
-        return self._lines(index, offset, data[:cut])
+        return self._lines(index, offset, data, cut)
 
     def _peek(self, name: str, offset: int, size: int) -> bytes:
         """Up to `size` bytes of a file from `offset` on."""
@@ -193,7 +193,7 @@ class FileSource:
             if self._follow and not name.endswith(SUFFIXES):
                 return None  # its writer is not done yet
             self._positions[name] = offset + len(data)
-            return self._lines(index, offset, data + b"\n")
+            return self._lines(index, offset, data + b"\n", len(data) + 1)
         behind = offset + len(data)
         while piece := self._peek(name, behind, BLOCK_BYTES):
             newline = piece.find(b"\n") + 1
@@ -201,12 +201,12 @@ class FileSource:
             if newline:
                 break
         self._positions[name] = behind
-        return self._lines(index, offset, data + b"\n")
+        return self._lines(index, offset, data + b"\n", len(data) + 1)
 
-    def _lines(self, index: int, offset: int, data: bytes) -> Messages | None:
-        """Lines of `data`, which ends with a newline; blank ones are nothing."""
-        buffer = np.frombuffer(data, np.uint8)
-        begin, end = np.empty((2, len(data) // 2), np.int64)
+    def _lines(self, index: int, offset: int, data: bytes, cut: int) -> Messages | None:
+        """Lines of the first `cut` bytes of `data`, the last of which is a newline; blank ones are nothing."""
+        buffer = np.frombuffer(data, np.uint8, cut)
+        begin, end = np.empty((2, cut // 2), np.int64)
         n = self._split(buffer.ctypes.data, buffer, begin, end)
         begin, end = begin[:n].copy(), end[:n].copy()
         return Messages(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import bare, helper, inlined, kernel
-from ctr.kernels.scan import jsonlines
+from ctr.kernels.scan import delimited, jsonlines, libffm_text
 from ctr.kernels.scan.features import MEMO, dense, envelope, sparse
 from ctr.kernels.scan.jsonlines import blanks_end
 from ctr.kernels.scan.memory import byte
@@ -46,36 +46,65 @@ def features(plan: Any, spans: Any, elements: Any, weights: Any, used: Any, time
     return behind
 
 
+@inlined
+def trimmed(a: Any, b: Any) -> Any:
+    """Where what a line holds begins and ends; nothing is in a blank one. In delimited text blanks may be cells."""
+    if FORMAT == DELIMITED:
+        if a + 1 == b and byte(a) == RETURN:
+            b = a
+    else:
+        while a < b and is_blank(byte(a)):
+            a += 1
+        while a < b and is_blank(byte(b - 1)):
+            b -= 1
+    return a, b
+
+
+@inlined
+def scan(a: Any, b: Any, single: Any, ascii_only: Any, plan: Any, spans: Any, elements: Any) -> Any:
+    """Spans of a trimmed line: elements used, -1 for "cannot"."""
+    event = plan.event[0]
+    used = np.int64(0)
+    if FORMAT == DELIMITED:
+        if not delimited.scan(a, b, event.delimiter, event.quotes, plan.slots, spans):
+            used = np.int64(-1)
+    elif FORMAT == LIBFFM:
+        used = libffm_text.scan(a, b, event.label, event.classes, plan.slots, plan.many, spans, elements)
+    else:
+        if not single:
+            single, ascii_only = clean(a, b)
+        if single and (ascii_only or is_utf8(a, b)):
+            behind, used = jsonlines.scan(a, b, plan, spans, elements)
+            if behind != b:
+                used = np.int64(-1)
+        else:
+            used = np.int64(-1)
+    return used
+
+
 @bare
 def _lines(
-    data: Any, tail: Any, tail_from: Any, begin: Any, end: Any, arrivals_s: Any, plan: Any, spans: Any, elements: Any,
-    weights: Any, out: Any,
+    data: Any, tail: Any, tail_from: Any, begin: Any, end: Any, offsets: Any, arrivals_s: Any, plan: Any, spans: Any,
+    elements: Any, weights: Any, out: Any,
 ) -> Any:  # fmt: skip
     row, slows, entry, full = 0, 0, np.int64(0), False
     event = plan.event[0]
     for i in range(begin.shape[0]):
         base = tail - tail_from if end[i] > tail_from else data
         at, stop = base + begin[i], base + end[i]
-        nothing = True
-        single, ascii_only = clean(at, stop)
+        nothing, header = True, FORMAT == DELIMITED and offsets[i] == 0  # perhaps one: the exact way knows
+        single, ascii_only = clean(at, stop) if FORMAT == JSON else (False, False)
         while at < stop and not full:
             last = stop if single else find(at, stop, LINE_FEED)
-            a, b = at, last
-            while a < b and is_blank(byte(a)):
-                a += 1
-            while a < b and is_blank(byte(b - 1)):
-                b -= 1
+            a, b = trimmed(at, last)
             if a < b:
                 nothing = timeless = False
                 full = row == out.labels.shape[0] or slows == out.slow.shape[0]
-                good = not full and last - at <= event.max_bytes
-                if good and not single:
-                    good, ascii_only = clean(a, b)
-                if good and not ascii_only:
-                    good = is_utf8(a, b)
+                good = not full and not header and last - at <= event.max_bytes
+                used = np.int64(0)
                 if good:
-                    behind, used = jsonlines.scan(a, b, plan, spans, elements)
-                    good = behind == b
+                    used = scan(a, b, single, ascii_only, plan, spans, elements)
+                    good = used >= 0
                 if good:
                     label, weight, time_s, good = envelope(plan, spans, arrivals_s[i])
                     timeless = not good and event.clock == MEMO
@@ -96,7 +125,7 @@ def _lines(
                         span = spans[event.time]
                         slow[4], slow[5] = span.begin - base, span.end - base
                     slows += 1
-            at = last + 1
+            at, header = last + 1, False
         if nothing and not full:
             full = slows == out.slow.shape[0]
             if not full:
@@ -110,13 +139,14 @@ def _lines(
 
 @kernel
 def lines(
-    data: Any, tail: Any, tail_from: Any, begin: Any, end: Any, arrivals_s: Any, plan: Any, spans: Any, elements: Any,
-    weights: Any, out: Any,
+    data: Any, tail: Any, tail_from: Any, begin: Any, end: Any, offsets: Any, arrivals_s: Any, plan: Any, spans: Any,
+    elements: Any, weights: Any, out: Any,
 ) -> Any:  # fmt: skip
     """All events of messages.
 
     In: message i is bytes ``begin[i]`` to ``end[i]`` (-1: null) from the address `data` on; where it ends behind
-    `tail_from`, of a copy that holds the bytes from there on at the address `tail`.
+    `tail_from`, of a copy that holds the bytes from there on at the address `tail`. Of
+    delimited text the first line of a message with the offset 0 may be a header.
     Out: see `features.Out`.
 
     Returns
@@ -124,7 +154,7 @@ def lines(
     rows, entries, slow lines, full
         `full`: there was no room for all; nothing that was written counts.
     """
-    return _lines(data, tail, tail_from, begin, end, arrivals_s, plan, spans, elements, weights, out)
+    return _lines(data, tail, tail_from, begin, end, offsets, arrivals_s, plan, spans, elements, weights, out)
 
 
 @bare

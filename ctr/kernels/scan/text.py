@@ -119,6 +119,22 @@ def key_of_integer(x: Any, seed: Any) -> Any:
 
 
 @forced
+def few_digits(at: Any, end: Any) -> Any:
+    """Return (float64, can) of 1 to 8 digits and nothing else: counts, whose lengths no processor can foretell."""
+    n = end - at
+    if n < 1 or n > 8:
+        return 0.0, False
+    # the digits' values, the first one lowest, behind zeros
+    digits = (word8(at) ^ np.uint64(0x3030303030303030)) << np.uint64(64 - 8 * n)
+    if ((digits + np.uint64(0x7676767676767676)) | digits) & np.uint64(0x8080808080808080):
+        return 0.0, False
+    pairs = digits * np.uint64(10) + (digits >> np.uint64(8))
+    low, high = pairs & np.uint64(0x000000FF000000FF), (pairs >> np.uint64(16)) & np.uint64(0x000000FF000000FF)
+    fours = low * np.uint64(100 + (1000000 << 32)) + high * np.uint64(1 + (10000 << 32))
+    return np.float64(fours >> np.uint64(32)), True
+
+
+@forced
 def number(at: Any, end: Any) -> Any:
     """Return (float64, can): the number that a span spells, as ``float`` reads it.
 
@@ -126,6 +142,9 @@ def number(at: Any, end: Any) -> Any:
     bits and the power of ten is exact (Clinger, 1990), or where it is a whole number below 10^19. It cannot do others,
     what is no number, and -0.
     """
+    few, can = few_digits(at, end)
+    if can:
+        return few, True
     negative = False
     if at < end:
         sign = byte(at)

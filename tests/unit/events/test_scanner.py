@@ -6,18 +6,18 @@ Most events must take the fast way, or this would compare the exact reader with 
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields as fields_of
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scanning import FEW, MANY, assert_same, compare, messages, slow_lines
 
 from ctr import spec as specification
 from ctr.events import Messages, jsonlines, open_reader
 from ctr.events.plan import compile_plan
 from ctr.events.reader import Reader
-from ctr.events.scanner import FastReader, as_bytes
+from ctr.events.scanner import FastReader
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors.json").read_text(encoding="utf-8"))
 
@@ -72,39 +72,6 @@ def make(settings):
 def readers(spec):
     exact = Reader(spec, jsonlines.parse, prefix="$.")
     return FastReader(spec, compile_plan(spec), exact), exact
-
-
-def messages(texts, first_offset=1, glue=b""):
-    """Messages as slices of one buffer; None is a null message."""
-    data, begin, end = [], [], []
-    at = 0
-    for text in texts:
-        data += [glue, text or b""]
-        begin.append(at + len(glue))
-        at = begin[-1] + len(text or b"")
-        end.append(-1 if text is None else at)
-    n = len(texts)
-    return Messages(
-        b"".join(data), np.array(begin, np.int64), np.array(end, np.int64), np.arange(n, dtype=np.int32) % 3,
-        np.arange(first_offset, first_offset + n), np.full(n, 2e9),
-    )  # fmt: skip
-
-
-def assert_same(got, want):
-    assert got[1] == want[1]
-    for part in fields_of(want[0]):
-        a, b = getattr(got[0], part.name), getattr(want[0], part.name)
-        if part.name == "dense":
-            assert a == b
-            continue
-        assert a.dtype == b.dtype, part.name
-        assert a.tobytes() == b.tobytes(), part.name
-
-
-def slow_lines(fast, sent):
-    """How many lines the kernel leaves, and how many events it reads."""
-    _, rows, _, slow = fast._scan(as_bytes(sent.data), sent)
-    return slow, rows
 
 
 # ------------------------------------------------------------------------------------------------------------- events
@@ -182,29 +149,16 @@ class Events:
         return r.choice([None, b"", b" \r\n", b"\n", b"x" * 70_000, b"{}", b"[]", b"null", b' {"label":1} '])
 
 
-def compare(kind, n, seed):
-    """Compare on n messages, in batches of many sizes; (lines that went the exact way, events of the kernel)."""
-    fast, exact = readers(make(SPECS[kind]))
-    events, slow, rows = Events(kind, seed), 0, 0
-    while n > 0:
-        size = events.rng.choice([1, 2, 7, 50, 200])
-        sent = messages([events.message() for _ in range(size)], glue=events.rng.choice([b"", b"|", b"\n"]))
-        assert_same(fast.read(sent), exact.read(sent))
-        left, read = slow_lines(fast, sent)
-        slow, rows, n = slow + left, rows + read, n - size
-    return slow, rows
-
-
 @pytest.mark.parametrize("kind", SPECS)
 def test_fast_and_exact_way_agree(kind):
-    slow, rows = compare(kind, 6_000, seed=1)
+    slow, rows = compare(*readers(make(SPECS[kind])), Events(kind, 1), FEW)
     assert rows > 0.5 * (slow + rows), f"{slow} lines went the exact way, {rows} did not"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECS)
-def test_fast_and_exact_way_agree_on_half_a_million_events(kind):
-    slow, rows = compare(kind, 125_000, seed=2)
+def test_fast_and_exact_way_agree_on_many_events(kind):
+    slow, rows = compare(*readers(make(SPECS[kind])), Events(kind, 2), MANY)
     assert rows > 0.5 * (slow + rows)
 
 
