@@ -187,7 +187,7 @@ class Trainer:
         self._committed = {}
         self._log.info(
             "recovered", versions=[str(version) for version in self._writer.versions], rows=self._model.rows,
-            partitions=len(self._standing.partitions), level=start.level, isa=self._model.kernel_path,
+            partitions=len(self._standing.partitions), shards_level=start.level, isa=self._model.kernel_path,
         )  # fmt: skip
         self._cut()
         while self._committer.busy:

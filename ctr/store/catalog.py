@@ -15,7 +15,7 @@ from ctr.spec import NAME_PATTERN, Spec, differences, encode, from_builtins
 from ctr.store.connection import Client, translated
 from ctr.store.keys import ShardKeys, live_key, model_pattern, spec_key
 
-DEFAULT_SHARDS = 1
+DEFAULT_SHARDS = 16
 """Of a new model whose specification does not say."""
 
 FORMAT = 1
