@@ -63,6 +63,7 @@ TRAINER = (
     Metric("ctr_auc_ratio", "gauge", "Area under the ROC curve over the window."),
     Metric("ctr_calibration_ratio", "gauge", "Sum of predictions over sum of labels in the window."),
     Metric("ctr_base_rate_ratio", "gauge", "Share of positive labels in the window."),
+    Metric("ctr_role", "gauge", "1 for what this process is: writer, or standby of one.", ("role",)),
     Metric("ctr_build_info", "gauge", "1, with the program's version, its model and its kernels' instruction set.",
            ("version", "model", "isa")),
 )

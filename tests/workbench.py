@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 from kafka import KafkaConsumer, TopicPartition
 
-from ctr.store import ShardKeys, read_model
+from ctr.store import read_model
 from deploy.local.process import free_port
 from deploy.local.stack import Worker
 
@@ -84,8 +84,7 @@ def stored(client, model_id):
     The offset of a partition is that of the shard that is furthest behind, and none where one shard has none.
     """
     rows, offsets = {}, []
-    for shard in range(read_model(client, model_id).shards):
-        keys = ShardKeys(model_id, shard)
+    for keys in read_model(client, model_id).keys:
         rows |= client.hgetall(keys.rows)
         meta = client.hgetall(keys.meta)
         offsets.append({key: int(value) for key, value in meta.items() if key.startswith(b"offset:")})

@@ -57,7 +57,7 @@ def test_a_trainer_killed_in_mid_commit_counts_every_event_once(kafka, redis_ser
     name, lines = topic(PARTITIONS), market_lines(EVENTS)
     proxy = Proxy(redis_server.client().connection_pool.connection_kwargs["port"])
     worker = trainer(
-        tmp_path, spec, "--kafka", kafka.bootstrap, "--topic", name, "--create", "--redis",
+        tmp_path, spec, "--lease", "0.5", "--kafka", kafka.bootstrap, "--topic", name, "--create", "--redis",
         f"redis://127.0.0.1:{proxy.port}/0",
     )  # fmt: skip
     step = -(-EVENTS // (KILLS + 1))
@@ -83,6 +83,7 @@ def test_a_trainer_killed_in_mid_commit_counts_every_event_once(kafka, redis_ser
     assert sum(map(int, offsets.values())) == EVENTS
     recovered = [line for line in logged(worker) if line["event"] == "recovered"]
     assert len(recovered) == KILLS + 1
-    assert sum(not line["shards_level"] for line in recovered) >= KILLS - 1, "the last shard may have come in while the kill was on its way"
+    # the last shard may have come in while a kill was on its way
+    assert sum(not line["shards_level"] for line in recovered) >= KILLS - 1
     assert proxy.lost >= KILLS
     assert learned_counts(rows, len(FIELDS)) == touched(lines, FIELDS)
