@@ -64,6 +64,7 @@ TRAINER = (
     Metric("ctr_calibration_ratio", "gauge", "Sum of predictions over sum of labels in the window."),
     Metric("ctr_base_rate_ratio", "gauge", "Share of positive labels in the window; their mean with squared loss."),
     Metric("ctr_rmse", "gauge", "Root of the mean squared error of predictions made before learning, over the window."),
+    Metric("ctr_role", "gauge", "1 for what this process is: writer, or standby of one.", ("role",)),
     Metric("ctr_build_info", "gauge", "1, with the program's version, its model and its kernels' instruction set.",
            ("version", "model", "isa")),
 )

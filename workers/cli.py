@@ -62,7 +62,9 @@ def _use_isa(_context: click.Context, _parameter: click.Parameter, value: str | 
 
 
 redis_option = click.option(
-    "--redis", envvar="CTR_REDIS", default=_REDIS, show_default=True, show_envvar=True, help="Where parameters live."
+    "--redis", envvar="CTR_REDIS", default=_REDIS, show_default=True, show_envvar=True,
+    help="Where parameters live: redis://, rediss:// (TLS), unix://, redis+sentinel://HOST:PORT[,...]/NAME, "
+    "redis+cluster://HOST:PORT[,...].",
 )
 listen_option = click.option(
     "--listen", envvar="CTR_LISTEN", metavar="HOST:PORT", show_envvar=True, help="Address of the HTTP endpoints."
@@ -118,6 +120,10 @@ def main(log_level: str) -> None:
               help="Stop when so large a share of the last 10,000 events is unreadable; 1: never.")  # fmt: skip
 @click.option("--scan-threads", type=click.IntRange(0, 64), help="Threads that read events ahead of the learner; 0: it "
               "reads them itself. By default one, two from four cores on. Results do not depend on it.")  # fmt: skip
+@click.option("--lease", "lease_s", type=_Finite(0.5, 60), default=3.0, show_default=True,
+              help="Seconds after which a stand-by takes over from a trainer that was killed.")  # fmt: skip
+@click.option("--when-fenced", type=click.Choice(["end", "stand-by"]), default="end", show_default=True,
+              help="When another trainer has taken the model over: end by exit code 6, or wait.")  # fmt: skip
 @click.option("--names", type=_Finite(0, 1), default=0.0, show_default=True,
               help="Share of events whose feature names go to Redis, for explanations in words; 0: none.")  # fmt: skip
 @click.option("--max-names", type=click.IntRange(64, 100_000_000), default=100_000, show_default=True,

@@ -13,8 +13,9 @@ from ctr.events import open_reader
 from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
 from ctr.spec import Spec
-from ctr.store import Client, ModelWriter, connect, names, open_model
+from ctr.store import Client, Lease, ModelWriter, connect, names, open_model
 from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters, RefusalLimit
+from workers.follower import Follower
 from workers.lifecycle import ExitCode, Shutdown
 from workers.names import NameTaker
 from workers.sources import Source
@@ -44,6 +45,8 @@ class TrainSettings:
     scan_threads: int | None = None
     names: float = 0.0
     max_names: int = 100_000
+    lease_s: float = 3.0
+    when_fenced: str = "end"
     timeout_s: float = 5.0
 
 
@@ -56,8 +59,8 @@ def train(settings: TrainSettings) -> ExitCode:
     """Run a trainer until its source is finished or a signal comes.
 
     Shut-down, in this order and under one deadline: stop reading, and drop what was read ahead; commit what was learned
-    (the store may be slow: first the cut under way, then the last one); tell Kafka the positions; close source and dead
-    letters; stop the HTTP server last, so that the end can be watched.
+    (the store may be slow: first the cut under way, then the last one); release the lease, so that a stand-by goes on;
+    tell Kafka the positions; close source and dead letters; stop the HTTP server last, so that the end can be watched.
 
     Raises
     ------
@@ -75,21 +78,26 @@ def train(settings: TrainSettings) -> ExitCode:
     source, dead_letters = _open_source(settings, spec)
     writer = ModelWriter(client, stored)
     threads = default_scan_threads() if settings.scan_threads is None else settings.scan_threads
+    lease = Lease(client, spec.model_id, ttl_s=settings.lease_s)
     trainer = Trainer(
-        spec, source, writer, dead_letters, shutdown,
+        spec, source, writer, lease, lambda: Follower(client, stored, spec), dead_letters, shutdown,
         limit=RefusalLimit(settings.refused_run, settings.refused_share), outage_limit_s=settings.outage_limit_s,
         window=settings.window, scan_threads=threads, names=_name_taker(settings, spec, client),
+        stand_by_when_fenced=settings.when_fenced == "stand-by",
     )  # fmt: skip
     server = None
     try:
         if listening is not None:
             registry = metrics.registry(metrics.TRAINER, trainer.numbers)
-            server = BackgroundServer(OpsApp(registry, live=trainer.live, ready=trainer.ready), listening)
+            app = OpsApp(registry, live=trainer.live, ready=trainer.ready, role=lambda: trainer.role)
+            server = BackgroundServer(app, listening)
             server.start()
         trainer.run()
     finally:
         if trainer.stop_reading():
             source.close()
+        trainer.release()
+        lease.close()
         dead_letters.close()
         writer.close()
         if server is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -284,6 +285,12 @@ class Model:
         """
         return self._table.take_gone()
 
+    def blocks(self) -> Iterator[RowBlock]:
+        """All rows, packed, some thousand at a time. Nothing may be learned meanwhile."""
+        keys, rows = self._table.held()
+        for begin in range(0, len(keys), 4096):
+            yield RowBlock(keys[begin : begin + 4096], self._table.pack(rows[begin : begin + 4096]))
+
     def load(self, block: RowBlock) -> None:
         """Insert or overwrite rows; they are not dirty. A weights-only model drops the accumulators.
 
@@ -379,10 +386,9 @@ class Model:
     def state_hash(self) -> str:
         """Hash of all keys and rows (weights only, where no more is held), whatever the order of their arrival."""
         digest = hashlib.sha256()
-        keys, rows = self._table.held()
-        for begin in range(0, len(keys), 4096):
-            digest.update(keys[begin : begin + 4096].tobytes())
-            digest.update(self._table.pack(rows[begin : begin + 4096]).tobytes())
+        for block in self.blocks():
+            digest.update(block.keys.tobytes())
+            digest.update(block.data.tobytes())
         return digest.hexdigest()
 
 

@@ -197,6 +197,8 @@ class OpsApp(App):
         None while the process does its work, else why it should be restarted.
     ready : callable
         None while it may be sent requests, else why not.
+    role : callable, optional
+        What the process is at the moment; named by ``/readyz``.
     """
 
     def __init__(
@@ -205,13 +207,14 @@ class OpsApp(App):
         live: Reason,
         ready: Reason,
         *,
+        role: Callable[[], str] | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         observe: Observer | None = None,
     ) -> None:
         super().__init__(max_body_bytes=max_body_bytes, observe=observe)
         self._registry = registry
         self.route("GET", "/livez", _probe(live))
-        self.route("GET", "/readyz", _probe(ready))
+        self.route("GET", "/readyz", _probe(ready, role))
         self.route("GET", "/metrics", self._metrics)
 
     async def _metrics(self, request: Request) -> Response:
@@ -221,11 +224,11 @@ class OpsApp(App):
         return Response(body, 200, [(b"content-type", content_type.encode())])
 
 
-def _probe(reason: Reason) -> Handler:
+def _probe(reason: Reason, role: Callable[[], str] | None = None) -> Handler:
     async def answer(_request: Request) -> Response:
-        found = reason()
+        found, named = reason(), {} if role is None else {"role": role()}
         if found is None:
-            return json_response({"status": "ok"})
-        return json_response({"status": "unavailable", "reason": found}, 503)
+            return json_response({"status": "ok", **named})
+        return json_response({"status": "unavailable", "reason": found, **named}, 503)
 
     return answer

@@ -21,7 +21,7 @@ from ctr.model.ranking import Question
 from ctr.serving.cache import RowCache
 from ctr.serving.questions import QuestionEncoder, Ranking
 from ctr.spec import Spec
-from ctr.store import Client, ShardKeys, ShardReader, connect, read_model
+from ctr.store import Client, ShardReader, connect, read_model
 
 POLL_S = 0.05
 """Time between two looks at the store: adds half of it to an answer's age."""
@@ -83,8 +83,7 @@ class Scorer:
         self.spec: Spec = stored.spec
         rows = max_rows or stored.spec.model.max_rows
         readers = [
-            ShardReader(client, ShardKeys(stored.spec.model_id, shard), row_bytes=stored.row_bytes)
-            for shard in range(stored.shards)
+            ShardReader(client, keys, row_bytes=stored.row_bytes) for keys in stored.keys
         ]
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
         self._poll_s, self._reread_rows_per_s = poll_s, reread_rows_per_s

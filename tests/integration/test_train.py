@@ -29,6 +29,8 @@ max_bytes = 1048576
 base_rate = 0.035
 [commit]
 interval_ms = {interval_ms}
+[store]
+shards = 1
 """
 
 
