@@ -137,16 +137,79 @@ def train(**options: Any) -> None:
     sys.exit(worker.train(worker.TrainSettings(**options)))
 
 
-@main.command(**_examples("  ctr serve ads --listen 127.0.0.1:8080\n"))
-@click.argument("model")
+@main.command(**_examples(
+    "  ctr serve ads --listen 127.0.0.1:8080\n"
+    "  ctr serve ads --model video --model ads@2 --prior 0.01 --token-file token.txt\n"
+))  # fmt: skip
+@click.argument("model", required=False)
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="A further model; may be given several times.")
 @redis_option
 @listen_option
 @isa_option
-def serve(model: str, **options: Any) -> None:
-    """Answer scoring requests for MODEL (NAME or NAME@GENERATION) from parameters that are seconds old."""
+@click.option("--max-rows", type=click.IntRange(min=1024), help="Rows of a model held at most; by default its own "
+              "bound.")  # fmt: skip
+@click.option("--deadline", "deadline_s", type=_Finite(min=0, min_open=True), default=0.05, show_default=True,
+              help="Seconds from a request's head on; none waits for Redis beyond it.")  # fmt: skip
+@click.option("--prior", type=_Finite(0, 1), help="Probability answered where nothing better can be had in time; "
+              "without it a model that is being loaded answers 503.")  # fmt: skip
+@click.option("--stale-after", "stale_after_s", type=_Finite(min=0, min_open=True), default=60.0, show_default=True,
+              help="Seconds of staleness above which answers are marked and /readyz says degraded.")  # fmt: skip
+@click.option("--unready-after", "unready_after_s", type=_Finite(min=0, min_open=True),
+              help="Seconds of staleness above which /readyz is 503; never where not given.")  # fmt: skip
+@click.option("--max-instances", type=click.IntRange(min=1), default=1024, show_default=True,
+              help="Rows, or candidates, of a request.")  # fmt: skip
+@click.option("--max-elements", type=click.IntRange(min=1), default=100_000, show_default=True,
+              help="Values of all rows of a request.")  # fmt: skip
+@click.option("--max-body-bytes", type=click.IntRange(min=1), default=4 << 20, show_default=True,
+              help="Length of a request's body.")  # fmt: skip
+@click.option("--max-headers", type=click.IntRange(min=1), default=100, show_default=True, help="Headers of a request.")
+@click.option("--max-header-bytes", type=click.IntRange(min=64), default=32 << 10, show_default=True,
+              help="Length of all headers of a request.")  # fmt: skip
+@click.option("--token-file", type=click.Path(path_type=Path), help="File with a token that requests must bring as "
+              "`authorization: Bearer TOKEN`; or CTR_TOKEN in the environment. Probes need none.")  # fmt: skip
+@click.option("--token", envvar="CTR_TOKEN", hidden=True)  # from the environment alone: a command line is seen by ps
+def serve(model: str | None, models: tuple[str, ...], **options: Any) -> None:
+    """Answer scoring requests for MODEL (NAME or NAME@GENERATION) from parameters that are seconds old.
+
+    Of a NAME the live generation is followed, whichever that is.
+    """
+    from ctr.serving.limits import Limits  # noqa: PLC0415  as above
     from workers import serve as worker  # noqa: PLC0415  as above
 
-    sys.exit(worker.serve(worker.ServeSettings(model=model, **options)))
+    if (token_file := options.pop("token_file")) is not None:
+        options["token"] = worker.read_token(token_file)
+    if options["unready_after_s"] is None:
+        options["unready_after_s"] = math.inf
+    limits = Limits(**{name: options.pop(name) for name in _LIMITS})
+    named = (() if model is None else (model,)) + models
+    sys.exit(worker.serve(worker.ServeSettings(models=named, limits=limits, **options)))
+
+
+_LIMITS = (
+    "deadline_s", "prior", "stale_after_s", "unready_after_s", "max_instances", "max_elements", "max_body_bytes",
+    "max_headers", "max_header_bytes",
+)  # fmt: skip
+
+
+@main.command(**_examples(
+    "  ctr explain ads '{\"user\": 7, \"ad\": \"a1\"}'\n"
+    "  ctr explain ads@2 events.jsonl --line 3 --json\n"
+))  # fmt: skip
+@click.argument("model")
+@click.argument("event")
+@redis_option
+@isa_option
+@click.option("--line", type=click.IntRange(min=1), default=1, show_default=True, help="Of a file: which one.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, all of it, instead of a picture.")
+@click.option("--most", type=click.IntRange(min=1), default=20, show_default=True, help="Features and pairs to show.")
+def explain(model: str, event: str, redis: str, line: int, as_json: bool, most: int) -> None:
+    """Show what each feature and each pair of features adds to the prediction of MODEL for one EVENT.
+
+    EVENT is a JSON object, or a file (- for standard input) with events as the model learns them.
+    """
+    from workers.explain import explain as run  # noqa: PLC0415  as above
+
+    sys.exit(run(redis, model, event, line, as_json=as_json, most=most, echo=click.echo))
 
 
 @main.command(**_examples("  ctr check ads.toml events.jsonl\n  ctr check ads.toml events.jsonl --events 2\n"))

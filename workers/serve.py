@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ctr import log
-from ctr.errors import CtrError
+from ctr.errors import CtrError, SettingError
 from ctr.kernels import simd
-from ctr.serving.asgi import MAX_BODY_BYTES
-from ctr.serving.http import DEADLINE_S, MAX_INSTANCES, STALE_AFTER_S, ScorerApp
+from ctr.serving.http import ScorerApp
+from ctr.serving.limits import Limits
 from ctr.serving.scorer import Scorer
 from ctr.serving.server import address_of, open_socket, run
 from workers.lifecycle import ExitCode, Shutdown, retry
@@ -20,16 +21,39 @@ _STORE_LIMIT_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings:
-    """What `ctr serve` is told. Durations in seconds."""
+    """What `ctr serve` is told."""
 
-    model: str
+    models: tuple[str, ...]
+    """Each ``name``, whose live generation is followed, or ``name@generation``."""
     redis: str = field(repr=False)  # may hold a password
     listen: str | None = None
     max_rows: int | None = None
-    deadline_s: float = DEADLINE_S
-    stale_after_s: float = STALE_AFTER_S
-    max_instances: int = MAX_INSTANCES
-    max_body_bytes: int = MAX_BODY_BYTES
+    limits: Limits = field(default_factory=Limits)
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise SettingError("MODEL", "", "at least one model")
+        if len(set(self.models)) < len(self.models):
+            raise SettingError("MODEL", " ".join(self.models), "each model once")
+
+
+def read_token(path: Path) -> str:
+    """Token that a file holds, blanks around it aside.
+
+    Raises
+    ------
+    SettingError
+        It cannot be read, or holds none. What it holds is not repeated.
+    """
+    allowed = "a readable file that holds the token, one line of visible ASCII"
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError("--token-file", str(path), f"{allowed} ({type(error).__name__})") from None
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise SettingError("--token-file", str(path), allowed)
+    return token
 
 
 def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
@@ -56,33 +80,34 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
         shutdown = Shutdown()
         shutdown.install()
     stopping = shutdown
-    logger = log.get(worker="serve", model=settings.model)
+    logger = log.get(worker="serve", models=list(settings.models))
 
     def failed(error: CtrError, pause: float) -> None:
         logger.warning("waiting for the store", error=str(error), next_try_s=round(pause, 1))
 
     with bound:
-        scorer = retry(
-            lambda: Scorer(settings.redis, settings.model, max_rows=settings.max_rows),
+        scorers = retry(
+            lambda: [Scorer(settings.redis, model, max_rows=settings.max_rows) for model in settings.models],
             limit_s=_STORE_LIMIT_S,
             shutdown=stopping,
             grace_s=0.0,
             failed=failed,
         )
         app = ScorerApp(
-            scorer,
-            deadline_s=settings.deadline_s,
-            stale_after_s=settings.stale_after_s,
-            max_instances=settings.max_instances,
-            max_body_bytes=settings.max_body_bytes,
+            *scorers,
+            limits=settings.limits,
+            token=settings.token,
             ready=lambda: "stopping" if stopping.requested else None,
         )
-        scorer.start()
-        logger.info("serving", generation=scorer.spec.generation, listen=address_of(bound), isa=simd.ISA)
+        for scorer in scorers:
+            scorer.start()
+        generations = [scorer.model_id for scorer in scorers]
+        logger.info("serving", generations=generations, listen=address_of(bound), isa=simd.ISA)
         try:
             run(app, bound, lambda: stopping.requested)
         finally:
             app.close()
-            scorer.close()
+            for scorer in scorers:
+                scorer.close()
         logger.info("stopped")
     return ExitCode.OK

@@ -312,6 +312,10 @@ class Model:
         held: NDArray[np.bool_] = self._table.known(_plain(keys, _U64)) == 2
         return held
 
+    def known(self, keys: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """(m,) 2 for a key with a row here, 1 for one marked absent, 0 for one of which nothing is known."""
+        return self._table.known(_plain(keys, _U64))
+
     def missing_keys(self, batch: Batch) -> NDArray[np.uint64]:
         """Keys of a batch that are neither held nor marked absent, ascending, each once, never 0."""
         keys = _plain(batch.keys, _U64)

@@ -135,6 +135,13 @@ class Table:
         self._lookup.known(self.index, self.slots, keys, out)
         return out
 
+    def weights_of(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """(m, size) copy of the weights of each key's row, zeros where it has none."""
+        rows = np.empty(len(keys), np.uint32)
+        self._places.find_rows(self.index, self.slots, keys, rows)
+        weights: NDArray[np.float32] = self.W.reshape(-1, self.stride)[rows, : self.shape.size]
+        return weights
+
     def remember_absent(self, keys: NDArray[np.uint64]) -> None:
         """Mark unknown keys as having no row; see `ctr.kernels.lookup`."""
         self._lookup.remember_absent(self.index, self.slots, self.counters, keys, self.max_rows)

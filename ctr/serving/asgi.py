@@ -7,11 +7,13 @@ under Starlette (uvicorn with uvloop and httptools, wrk -t1 -c8; DESIGN.md secti
 from __future__ import annotations
 
 import asyncio
+import hmac
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -27,6 +29,9 @@ Reason = Callable[[], str | None]
 """None where all is well, else what is not."""
 
 MAX_BODY_BYTES = 4 << 20
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 32 << 10
+"""Of all headers together, as a request sends them: what nginx takes by default."""
 _JSON = (b"content-type", b"application/json")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -55,6 +60,8 @@ class Request:
     body: bytes = b""
     params: dict[str, str] = field(default_factory=dict)
     """Parts of the path that the route names."""
+    began: float = field(default_factory=time.perf_counter)
+    """When it came, by `time.perf_counter`."""
 
     def header(self, name: bytes) -> bytes:
         """First header of this (lower-case) name, empty where there is none."""
@@ -85,26 +92,46 @@ class _Route:
     name: str
     pattern: re.Pattern[str]
     methods: dict[str, Handler]
+    public: bool
 
 
 class App:
-    """Routes requests, limits bodies, turns every outcome into an answer.
+    """Routes requests, limits bodies and headers, turns every outcome into an answer.
 
     Parameters
     ----------
     max_body_bytes : int
         A longer body is answered with 413.
+    max_headers, max_header_bytes : int
+        More headers, or longer ones, are answered with 431.
+    token : str, optional
+        What a request must bring as ``authorization: Bearer TOKEN``, else it is answered with 401. Public routes ask
+        for none.
     observe : callable, optional
         Told of each request: route (its pattern, "none" where no route matched), status, seconds.
     """
 
-    def __init__(self, *, max_body_bytes: int = MAX_BODY_BYTES, observe: Observer | None = None) -> None:
-        self._max_body_bytes = max_body_bytes
+    def __init__(
+        self,
+        *,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_headers: int = MAX_HEADERS,
+        max_header_bytes: int = MAX_HEADER_BYTES,
+        token: str | None = None,
+        observe: Observer | None = None,
+    ) -> None:
+        self._max_body_bytes, self._max_headers, self._max_header_bytes = max_body_bytes, max_headers, max_header_bytes
+        self._token = None if token is None else token.encode()
         self._observe = observe
         self._routes: list[_Route] = []
         self._log = log.get(component="http")
 
-    def route(self, method: str, path: str, handler: Handler) -> None:
+    @property
+    def max_header_bytes(self) -> int:
+        """For the server, which must not collect more than that."""
+        return self._max_header_bytes
+
+    def route(self, method: str, path: str, handler: Handler, *, public: bool = False) -> None:
         """Answer `method` on `path`, for example ``/v1/models/{model}:predict``; a part in braces holds no ``/``."""
         known = next((route for route in self._routes if route.name == path), None)
         if known is None:
@@ -112,7 +139,7 @@ class App:
             pattern = "".join(
                 re.escape(part) if index % 2 == 0 else f"(?P<{part}>[^/:]+)" for index, part in enumerate(parts)
             )
-            known = _Route(path, re.compile(pattern), {})
+            known = _Route(path, re.compile(pattern), {}, public)
             self._routes.append(known)
         known.methods[method] = handler
 
@@ -120,22 +147,24 @@ class App:
         """Answer one request, as ASGI wants it."""
         if scope["type"] != "http":
             raise NotImplementedError(f"only HTTP is served here, not {scope['type']}")
-        began = time.perf_counter()
-        name, response = await self._answer(scope, receive)
+        request = Request(scope)
+        name, response = await self._answer(request, receive)
         if response is None:
             return  # the client has gone; nobody is there to be told
         response.headers.append((b"content-length", b"%d" % len(response.body)))
         await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
         await send({"type": "http.response.body", "body": response.body})
         if self._observe is not None:
-            self._observe(name, response.status, time.perf_counter() - began)
+            self._observe(name, response.status, time.perf_counter() - request.began)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[str, Response | None]:
-        name = "none"
-        request = Request(scope)
+    async def _answer(self, request: Request, receive: Receive) -> tuple[str, Response | None]:
+        name, scope = "none", request.scope
         try:
+            self._check_headers(scope["headers"])
             route, request.params = self._find(scope["path"])
             name = route.name
+            if self._token is not None and not route.public:
+                self._check_token(request)
             method = scope["method"]
             handler = route.methods.get("GET" if method == "HEAD" else method)
             if handler is None:
@@ -154,6 +183,20 @@ class App:
             self._log.exception("request failed", request_id=identity, method=scope["method"], path=scope["path"])
             message = f"internal error; the log says more under request_id {identity}"
             return name, json_response({"error": message, "request_id": identity}, 500)
+
+    def _check_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        if len(headers) > self._max_headers:
+            raise HttpError(431, f"{len(headers)} headers, at most {self._max_headers} are allowed")
+        size = sum(map(len, chain.from_iterable(headers)))
+        if size > self._max_header_bytes:
+            raise HttpError(431, f"headers of {size} bytes, at most {self._max_header_bytes} are allowed")
+
+    def _check_token(self, request: Request) -> None:
+        assert self._token is not None
+        scheme, _, given = request.header(b"authorization").partition(b" ")
+        # The time of the comparison tells nothing of the token; what was given is neither logged nor repeated.
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
+            raise HttpError(401, "authorization: Bearer TOKEN is needed here", ((b"www-authenticate", b"Bearer"),))
 
     def _find(self, path: str) -> tuple[_Route, dict[str, str]]:
         for route in self._routes:
@@ -199,6 +242,8 @@ class OpsApp(App):
         None while it may be sent requests, else why not.
     role : callable, optional
         What the process is at the moment; named by ``/readyz``.
+    degraded : callable, optional
+        None, or what is not as it should be although requests may be sent: ``/readyz`` says it, with status 200.
     """
 
     def __init__(
@@ -208,27 +253,41 @@ class OpsApp(App):
         ready: Reason,
         *,
         role: Callable[[], str] | None = None,
+        degraded: Reason = lambda: None,
         max_body_bytes: int = MAX_BODY_BYTES,
+        max_headers: int = MAX_HEADERS,
+        max_header_bytes: int = MAX_HEADER_BYTES,
+        token: str | None = None,
         observe: Observer | None = None,
     ) -> None:
-        super().__init__(max_body_bytes=max_body_bytes, observe=observe)
+        super().__init__(
+            max_body_bytes=max_body_bytes, max_headers=max_headers, max_header_bytes=max_header_bytes, token=token,
+            observe=observe,
+        )  # fmt: skip
         self._registry = registry
-        self.route("GET", "/livez", _probe(live))
-        self.route("GET", "/readyz", _probe(ready, role))
-        self.route("GET", "/metrics", self._metrics)
+        self.route("GET", "/livez", _probe(live), public=True)
+        self.route("GET", "/readyz", _probe(ready, degraded, role), public=True)
+        self.route("GET", "/metrics", self._metrics, public=True)
 
     async def _metrics(self, request: Request) -> Response:
-        encode, content_type = choose_encoder(request.header(b"accept").decode("latin-1"))
+        try:
+            encode, content_type = choose_encoder(request.header(b"accept").decode("latin-1"))
+        except (TypeError, ValueError):  # a version that is no number: prometheus_client compares it with numbers
+            encode, content_type = choose_encoder("")
         # In a thread: a scrape takes milliseconds, and requests go on meanwhile.
         body = await asyncio.to_thread(encode, self._registry)
         return Response(body, 200, [(b"content-type", content_type.encode())])
 
 
-def _probe(reason: Reason, role: Callable[[], str] | None = None) -> Handler:
+def _probe(
+    reason: Reason, degraded: Reason = lambda: None, role: Callable[[], str] | None = None
+) -> Handler:
     async def answer(_request: Request) -> Response:
-        found, named = reason(), {} if role is None else {"role": role()}
-        if found is None:
-            return json_response({"status": "ok", **named})
-        return json_response({"status": "unavailable", "reason": found, **named}, 503)
+        named = {} if role is None else {"role": role()}
+        if (found := reason()) is not None:
+            return json_response({"status": "unavailable", "reason": found, **named}, 503)
+        if (found := degraded()) is not None:
+            return json_response({"status": "degraded", "reason": found, **named})
+        return json_response({"status": "ok", **named})
 
     return answer

@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from ctr.events.batch import Batch
 from ctr.model import Model
+from ctr.model.explanation import Excerpt
 from ctr.model.ranking import Question, Ranker
+from ctr.model.tally import Tally
 from ctr.rows import RowBlock
-from ctr.store import Changes, ShardReader, Watermarks
+from ctr.spec import Spec
+from ctr.store import Changes, ShardReader, Version, Watermarks
 
 Keys = NDArray[np.uint64]
 
@@ -78,6 +81,7 @@ class _Due:
     """Held rows that have changed, and how far the shard has come once they are read."""
 
     keys: Keys
+    version: Version
     watermarks: Watermarks
     broken: bool
 
@@ -90,6 +94,8 @@ class _Shard:
     flights: list[_Flight] = field(default_factory=list)
     watermarks: Watermarks | None = None
     """How far the rows held have come; None until the first look was taken."""
+    version: Version | None = None
+    """Commit whose rows are held, likewise."""
     broken: bool = True
     """Whether the chain of commits broke and not all rows have been read again."""
 
@@ -112,13 +118,13 @@ class RowCache:
     """
 
     def __init__(self, model: Model, readers: Sequence[ShardReader], *, max_rows: int) -> None:
-        self._model, self._ranker = model, Ranker(model)
+        self._model, self._ranker, self._tally = model, Ranker(model), Tally(model)
         self._shards = [_Shard(reader) for reader in readers]
         self._absence_limit = max_rows // 16
         self._row_limit = max_rows - self._absence_limit
         self._lock = threading.Lock()
         self._arrivals, self._absences = _KeyLog(), _KeyLog()
-        self._hits = self._misses = self._rereads = self._breaks = 0
+        self._hits = self._misses = self._rereads = self._breaks = self._asked = 0
 
     # What requests ask for
 
@@ -131,8 +137,9 @@ class RowCache:
         return keys
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
-        """(n,) probabilities from the rows held; what is not held contributes nothing."""
+        """(n,) probabilities from the rows held; what is not held contributes nothing. Tallies features by field."""
         with self._lock:
+            self._tally.add_batch(batch)
             return self._model.predict_many(batch)
 
     def rank(self, question: Question) -> tuple[NDArray[np.float32], int]:
@@ -141,7 +148,61 @@ class RowCache:
             scores, unknown = self._ranker.score(question)
             self._misses += unknown
             self._hits += question.features - unknown
+            if not unknown:  # else it is asked again, once the store has answered
+                self._asked += 1
+                self._tally_some(question)
         return scores, unknown
+
+    def _tally_some(self, question: Question) -> None:
+        """Tally the context and one candidate, another one each time: to look all of them up would take as long again.
+
+        The shares by field are the same in the long run, and a field's weight that of a request.
+        """
+        if question.whole is not None:
+            self._tally.add_batch(question.whole)
+        elif len(question):
+            keys = question.context.copy()
+            keys[question.fields] = question.keys[self._asked % len(question)]
+            self._tally.add(keys, np.arange(len(keys), dtype=np.uint8))
+
+    def excerpt(self, batch: Batch) -> tuple[Excerpt, float]:
+        """What is held of the first event of a batch, and its prediction from the very same rows."""
+        with self._lock:
+            return Excerpt.of(self._model, batch), float(self._model.predict_many(batch.slice(0, 1))[0])
+
+    def unheard(self, batch: Batch) -> NDArray[np.bool_]:
+        """(n,) whether an event has features and nothing is known of any of them: not even that they have no row."""
+        with self._lock:
+            known = self._model.known(batch.keys)
+        here = batch.keys != 0
+        event = np.repeat(np.arange(len(batch)), np.diff(batch.start))
+        features, heard = (np.bincount(event[part], minlength=len(batch)) for part in (here, here & (known > 0)))
+        unheard: NDArray[np.bool_] = (features > 0) & (heard == 0)
+        return unheard
+
+    def change(self, spec: Spec) -> None:
+        """Take over what may change in place (see `Model.set_spec`)."""
+        with self._lock:
+            self._model.set_spec(spec)
+
+    def held_keys(self) -> Keys:
+        """Keys of the rows held, the model's own aside; those that came last are the last."""
+        with self._lock:
+            keys = self._arrivals.all()
+            return keys[self._model.lookup(keys)]
+
+    def preload(self, keys: Keys) -> None:
+        """Read rows that will be asked for.
+
+        Raises
+        ------
+        CtrError
+            The store did not answer, or what it holds cannot be used. What was read before stays.
+        """
+        with self._lock:
+            keys = np.unique(keys[self._model.known(keys) == 0])
+        for shard, part in self._by_shard(keys):
+            self._bring(shard, part)
 
     def fill(self, batch: Batch) -> None:
         """Read what a batch lacks.
@@ -251,7 +312,7 @@ class RowCache:
         if len(shard.due) > 1:
             # The first is being read; all later ones are read as one, so that a row that changed in each is read once.
             keys = np.union1d(shard.due.pop().keys, keys)
-        shard.due.append(_Due(keys, changes.watermarks, changes.broken))
+        shard.due.append(_Due(keys, changes.version, changes.watermarks, changes.broken))
 
     def _read_due(self, shard: _Shard) -> int:
         """Read the next rows that are due, at most `CHUNK`."""
@@ -266,7 +327,7 @@ class RowCache:
                 read += len(part)
             waiting.keys = waiting.keys[len(part) :]
             if not len(waiting.keys):
-                shard.watermarks = waiting.watermarks
+                shard.version, shard.watermarks = waiting.version, waiting.watermarks
                 shard.broken = shard.broken and not waiting.broken
                 shard.due.popleft()
         return read
@@ -290,6 +351,9 @@ class RowCache:
         self._model.warm_up()
         with self._lock:
             self._ranker.warm_up()
+            nothing = np.empty(0, np.uint64)
+            self._tally.add(nothing, np.empty(0, np.uint8))
+            self._model.table.weights_of(nothing)
 
     # How it stands
 
@@ -309,9 +373,22 @@ class RowCache:
         )
 
     @property
+    def version(self) -> Version | None:
+        """Commit to which the shard that is furthest behind has come; None before the first look at every shard."""
+        if len(self._shards) == 1:
+            return self._shards[0].version
+        each = [(shard.watermarks.commit_s, shard.version) for shard in self._shards if shard.watermarks is not None]
+        return min(each, key=lambda shard: shard[0])[1] if len(each) == len(self._shards) else None
+
+    @property
     def due_rows(self) -> int:
         """Held rows known to have changed and not yet read again."""
         return sum(len(waiting.keys) for shard in self._shards for waiting in list(shard.due))
+
+    @property
+    def by_field(self) -> NDArray[np.int64]:
+        """(2, F) features asked for, and those of them without a row; of a ranking's candidates a sample."""
+        return self._tally.counts
 
     @property
     def broken(self) -> bool:

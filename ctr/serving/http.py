@@ -1,4 +1,4 @@
-"""Scoring requests over HTTP in, probabilities out: TensorFlow Serving's row format over a `Scorer`.
+"""Scoring requests over HTTP in, probabilities out: TensorFlow Serving's row format, and what all routes share.
 
 A request whose features are all known stays in the event loop's thread from its first byte to its last. One with
 unknown features asks the store in a thread, waits for it until the deadline, and is answered from what is held.
@@ -7,33 +7,36 @@ unknown features asks the store in a thread, waits for it until the deadline, an
 from __future__ import annotations
 
 import asyncio
-import re
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 from prometheus_client import Histogram
 
 import ctr
 from ctr.errors import EventError
-from ctr.events import Batch
 from ctr.events.jsonlines import decoder
 from ctr.kernels import simd
 from ctr.metrics import SCORER, Value, registry
-from ctr.serving.asgi import MAX_BODY_BYTES, HttpError, OpsApp, Reason, Request, Response, json_response
+from ctr.serving import openapi, routes, v2
+from ctr.serving.asgi import HttpError, OpsApp, Reason, Request, Response, json_response
+from ctr.serving.bodies import read
+from ctr.serving.generation import Generation
+from ctr.serving.limits import Limits
+from ctr.serving.models import Models
 from ctr.serving.scorer import Scorer
 
-DEADLINE_S = 0.05
-MAX_INSTANCES = 1024
-"""Rows in a request. They are scored in one go, and others wait meanwhile: 14 us a row of 39 fields, most of it values
-becoming keys (wrk -t1 -c8, 100 rows a request, all known)."""
-STALE_AFTER_S = 60.0
 _FILL_THREADS = 4
 _MAX_FILLS = 256
 """Requests that may wait for the store at once; beyond it they are answered from what is held."""
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+
+Headers = tuple[tuple[bytes, bytes], ...]
+T = TypeVar("T")
 
 
 class _PredictRequest(msgspec.Struct):
@@ -41,136 +44,160 @@ class _PredictRequest(msgspec.Struct):
 
 
 class ScorerApp(OpsApp):
-    """What `ctr serve` answers: ``POST /v1/models/{model}:predict``, ``GET /v1/models/{model}``, and operations.
+    """What `ctr serve` answers: prediction, ranking and explanation (`routes`, `v2`), and operations.
 
-    Every prediction carries ``x-ctr-model`` (name@generation) and ``x-ctr-staleness-seconds`` (see
-    `Scorer.staleness_s`), and ``x-ctr-stale: 1`` while it may be older than wished: Redis is away, rows are being read
-    again after a broken chain of commits, or the staleness is above `stale_after_s`.
+    Every answer that is made of a model carries ``x-ctr-model`` (name@generation), ``x-ctr-version`` (the oldest commit
+    whose rows it is made of) and ``x-ctr-staleness-seconds`` (see `Generation.staleness_s`); ``x-ctr-stale: 1`` while
+    it may be older than wished: the model cannot be read, rows are being read again after a broken chain of commits, or
+    the staleness is above the limit; and ``x-ctr-fallback`` with the number of rows that were given the prior.
 
     Parameters
     ----------
-    scorer : Scorer
-        Started by the caller.
-    deadline_s : float
-        How long a request waits for Redis at most.
-    stale_after_s : float
-    max_instances : int
-        Rows a request may hold.
-    max_body_bytes : int
+    *scorers : Scorer
+        Started by the caller; each a model of its own.
+    limits : Limits
+    token : str, optional
+        What requests must bring, those of operation excepted.
     ready : callable, optional
         Further reason not to be ready, such as a shut-down under way.
     """
 
     def __init__(
         self,
-        scorer: Scorer,
-        *,
-        deadline_s: float = DEADLINE_S,
-        stale_after_s: float = STALE_AFTER_S,
-        max_instances: int = MAX_INSTANCES,
-        max_body_bytes: int = MAX_BODY_BYTES,
+        *scorers: Scorer,
+        limits: Limits | None = None,
+        token: str | None = None,
         ready: Reason = lambda: None,
     ) -> None:
-        self._scorer = scorer
-        self._deadline_s, self._stale_after_s, self._max_instances = deadline_s, stale_after_s, max_instances
+        self.models, self.limits = Models(scorers), limits or Limits()
+        limits = self.limits
         self._pool = ThreadPoolExecutor(_FILL_THREADS, thread_name_prefix="fill")
-        self._fills = self._unanswered = self._rows = 0
+        self._fills = 0
         self._requests: Counter[tuple[str, ...]] = Counter()
+        self._rows: Counter[str] = Counter()
+        self._unanswered: Counter[str] = Counter({scorer.name: 0 for scorer in scorers})
+        self._fallbacks: Counter[tuple[str, str]] = Counter()
         self._decode = decoder(_PredictRequest)
-        self._model_header = (b"x-ctr-model", scorer.model_id.encode())
         metrics = registry(SCORER, self._numbers)
         duration = next(metric for metric in SCORER if metric.name == "ctr_score_request_duration_seconds")
         self._duration = Histogram(
             duration.name, duration.help, duration.labels, buckets=_BUCKETS, registry=metrics
         )
+
+        def unready() -> str | None:
+            return self.models.ready() or ready() or self.models.too_old(limits.unready_after_s)
+
         super().__init__(
-            metrics,
-            live=scorer.live,
-            ready=lambda: scorer.ready() or ready(),
-            max_body_bytes=max_body_bytes,
-            observe=self._count,
-        )
+            metrics, live=self.models.live, ready=unready, degraded=lambda: self.models.stale(limits.stale_after_s),
+            max_body_bytes=limits.max_body_bytes, max_headers=limits.max_headers,
+            max_header_bytes=limits.max_header_bytes, token=token, observe=self._count,
+        )  # fmt: skip
         self.route("POST", "/v1/models/{model}:predict", self._predict)
-        self.route("GET", "/v1/models/{model}", self._describe)
+        self.route("POST", "/v1/models/{model}/versions/{version}:predict", self._predict)
+        routes.add(self)
+        v2.add(self, live=self.models.live, ready=unready)
+        openapi.add(self)
 
     async def _predict(self, request: Request) -> Response:
-        scorer = self._named(request)
+        scorer = self.models.find(request.params)
+        rows = read(self._decode, request.body).instances
+        predictions, headers = await self.score(scorer, scorer.current, rows, "$.instances", request)
+        return json_response({"predictions": predictions}, headers=headers)
+
+    # What all routes share
+
+    async def score(
+        self, scorer: Scorer, held: Generation, rows: Sequence[Mapping[str, Any]], path: str, request: Request
+    ) -> tuple[list[float], Headers]:
+        """Predictions of rows that stand at `path`, and the headers that say what they are made of.
+
+        Raises
+        ------
+        HttpError
+            400 for rows that cannot be read, 503 while the model is being loaded and there is no prior.
+        """
+        prior, starting = self.limits.prior, scorer.ready()
+        if prior is None:
+            self.require_ready(scorer)
+        self.limits.check_rows(rows, path, lists=not held.spec.dense)
+        try:
+            batch = held.encode(rows, path)
+        except EventError as error:
+            raise HttpError(400, str(error)) from None
+        if starting is not None:
+            return self._fall_back(scorer, held, [prior] * len(rows), len(rows), "starting")
+        unheard = np.zeros(0, np.bool_)
+        if len(held.missing(batch)) and not await self.ask(scorer, held, lambda: held.fill(batch), request):
+            unheard = unheard if prior is None else held.cache.unheard(batch)
+        elif prior is not None and time.perf_counter() - request.began > self.limits.deadline_s:
+            return self._fall_back(scorer, held, [prior] * len(rows), len(rows), "late")
+        scores = held.score(batch)
+        if unheard.any():
+            scores[unheard] = prior
+            predictions = scores.tolist()
+            return self._fall_back(scorer, held, predictions, int(np.count_nonzero(unheard)), "unknown")
+        self.scored(scorer, len(rows))
+        return scores.tolist(), self.headers(held)
+
+    def scored(self, scorer: Scorer, rows: int) -> None:
+        """Count rows that were scored."""
+        self._rows[scorer.name] += rows
+
+    def _fall_back(
+        self, scorer: Scorer, held: Generation, predictions: list[Any], count: int, why: str
+    ) -> tuple[list[float], Headers]:
+        self.scored(scorer, len(predictions))
+        self._fallbacks[scorer.name, why] += count
+        return predictions, (*self.headers(held), (b"x-ctr-fallback", b"%d" % count))
+
+    def require_ready(self, scorer: Scorer) -> None:
+        """Refuse while the model is being loaded.
+
+        Raises
+        ------
+        HttpError
+            503.
+        """
         starting = scorer.ready()
         if starting is not None:
             raise HttpError(503, starting, ((b"retry-after", b"1"),))
-        rows = self._instances(request.body)
-        try:
-            batch = scorer.encode(rows)
-        except EventError as error:
-            raise HttpError(400, str(error)) from None
-        if len(scorer.missing(batch)):
-            await self._fill(batch)
-        predictions = scorer.score(batch).tolist()
-        self._rows += len(predictions)
-        staleness_s = scorer.staleness_s()
-        headers = [self._model_header, (b"x-ctr-staleness-seconds", b"%.3f" % staleness_s)]
-        if scorer.error is not None or scorer.cache.broken or staleness_s > self._stale_after_s:
-            headers.append((b"x-ctr-stale", b"1"))
-        return json_response({"predictions": predictions}, headers=tuple(headers))
 
-    def _named(self, request: Request) -> Scorer:
-        name = request.params["model"]
-        if name not in (self._scorer.spec.name, self._scorer.model_id):
-            raise HttpError(404, f"model {name[:200]!r} is not served here, {self._scorer.model_id} is")
-        return self._scorer
+    async def ask(self, scorer: Scorer, held: Generation, fill: Callable[[], bool], request: Request) -> bool:
+        """Let a thread ask the store for what a request lacks, but do not wait for it beyond the deadline.
 
-    def _instances(self, body: bytes) -> list[dict[str, Any]]:
-        try:
-            rows = self._decode(body).instances
-        except msgspec.ValidationError as error:
-            raise HttpError(400, _located(str(error))) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise HttpError(400, f"$: {error}") from None
-        except RecursionError:
-            raise HttpError(400, "$: nested too deeply") from None
-        if len(rows) > self._max_instances:
-            raise HttpError(400, f"$.instances: {len(rows)} rows, at most {self._max_instances} are allowed")
-        return rows
-
-    async def _fill(self, batch: Batch) -> None:
-        """Ask the store for what is missing, but do not wait for it beyond the deadline.
-
-        A reply that comes later is kept for the next request.
+        False where it did not answer. A reply that comes later is kept for the next request.
         """
-        answered = False
-        if self._scorer.error is None and self._fills < _MAX_FILLS:
-            self._fills += 1
-            asked = asyncio.get_running_loop().run_in_executor(self._pool, self._scorer.fill, batch)
-            asked.add_done_callback(self._filled)
-            done, _ = await asyncio.wait((asked,), timeout=self._deadline_s)
-            answered = bool(done) and asked.result()
-        self._unanswered += not answered
+        answered = held.error is None and await self.within_deadline(fill, request) is True
+        self._unanswered[scorer.name] += not answered
+        return answered
 
-    def _filled(self, _asked: asyncio.Future[bool]) -> None:
+    async def within_deadline(self, work: Callable[[], T], request: Request) -> T | None:
+        """What `work` returns, done in a thread; None where the deadline came first, or too many are waiting."""
+        if self._fills >= _MAX_FILLS:
+            return None
+        self._fills += 1
+        asked = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        asked.add_done_callback(self._filled)
+        left = self.limits.deadline_s - (time.perf_counter() - request.began)
+        done, _ = await asyncio.wait((asked,), timeout=max(0.0, left))
+        return asked.result() if done else None
+
+    def _filled(self, asked: asyncio.Future[Any]) -> None:
         self._fills -= 1
+        if not asked.cancelled():
+            asked.exception()  # looked at: whoever waited may have gone
 
-    async def _describe(self, request: Request) -> Response:
-        """TensorFlow Serving's model status, and what a client needs to know to ask."""
-        scorer = self._named(request)
-        starting = scorer.ready()
-        status = {
-            "version": scorer.spec.generation,
-            "state": "AVAILABLE" if starting is None else "LOADING",
-            "status": {"error_code": "OK", "error_message": ""},
-        }
-        model = scorer.spec.model
-        described = {
-            "model": scorer.model_id,
-            "type": model.type,
-            "k": model.k,
-            "features": [
-                {"name": field.column, "field": field.name, "multi": field.multi}
-                for field in scorer.spec.fields if not field.derived  # what is made of other values is not to be sent
-            ],
-            "rows_cached": scorer.cache.rows,
-            "store": "up" if scorer.error is None else str(scorer.error),
-        }
-        return json_response({"model_version_status": [status], "metadata": described})
+    def headers(self, held: Generation) -> Headers:
+        """What an answer is made of, for the bidder's log."""
+        version, staleness_s = held.cache.version, held.staleness_s()
+        headers = (
+            (b"x-ctr-model", held.model_id.encode()),
+            (b"x-ctr-version", str(version).encode() if version else b"none"),
+            (b"x-ctr-staleness-seconds", b"%.3f" % staleness_s),
+        )
+        if held.stale(self.limits.stale_after_s) is not None:
+            return (*headers, (b"x-ctr-stale", b"1"))
+        return headers
 
     def _count(self, route: str, status: int, seconds: float) -> None:
         self._requests[route, str(status)] += 1
@@ -178,32 +205,37 @@ class ScorerApp(OpsApp):
 
     def _numbers(self) -> Mapping[str, Value]:
         """Everything but the histogram, read at scrape time."""
-        scorer, cache = self._scorer, self._scorer.cache
-        counts = cache.counts
-        return {
+        numbers: dict[str, dict[tuple[str, ...], float]] = {
             "ctr_score_requests": dict(self._requests),
-            "ctr_score_rows": self._rows,
-            "ctr_score_unanswered": self._unanswered,
-            "ctr_cache_features": {("hit",): counts["hits"], ("miss",): counts["misses"]},
-            "ctr_cache_rows": cache.rows,
-            "ctr_cache_bytes": cache.memory_bytes,
-            "ctr_cache_due_rows": cache.due_rows,
-            "ctr_cache_rereads": counts["rereads"],
-            "ctr_chain_breaks": counts["breaks"],
-            "ctr_staleness_seconds": scorer.staleness_s(),
-            "ctr_event_lag_seconds": scorer.event_lag_s(),
-            "ctr_commit_age_seconds": scorer.commit_age_s(),
-            "ctr_store_up": float(scorer.error is None),
-            "ctr_build_info": {(ctr.__version__, scorer.model_id, simd.ISA): 1.0},
+            "ctr_score_fallbacks": {},
         }
+        for scorer in self.models:
+            name, held = scorer.name, scorer.current
+            cache, counts = held.cache, held.cache.counts
+            for metric, value in (
+                ("ctr_score_rows", self._rows[name]),
+                ("ctr_score_unanswered", self._unanswered[name]),
+                ("ctr_cache_rows", cache.rows),
+                ("ctr_cache_bytes", cache.memory_bytes),
+                ("ctr_cache_due_rows", cache.due_rows),
+                ("ctr_cache_rereads", counts["rereads"]),
+                ("ctr_chain_breaks", counts["breaks"]),
+                ("ctr_staleness_seconds", held.staleness_s()),
+                ("ctr_event_lag_seconds", held.event_lag_s()),
+                ("ctr_commit_age_seconds", held.commit_age_s()),
+                ("ctr_store_up", float(held.error is None)),
+            ):
+                numbers.setdefault(metric, {})[name,] = value
+            for result, value in (("hit", counts["hits"]), ("miss", counts["misses"])):
+                numbers.setdefault("ctr_cache_features", {})[name, result] = value
+            for why in ("starting", "late", "unknown"):
+                numbers["ctr_score_fallbacks"][name, why] = self._fallbacks[name, why]
+            for field, asked, without in zip(held.spec.fields, *cache.by_field.tolist(), strict=True):
+                numbers.setdefault("ctr_field_features", {})[name, field.name] = asked
+                numbers.setdefault("ctr_field_features_without_row", {})[name, field.name] = without
+            numbers.setdefault("ctr_build_info", {})[ctr.__version__, held.model_id, simd.ISA] = 1.0
+        return numbers
 
     def close(self) -> None:
         """Let the threads go; requests that wait for one are not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _located(message: str) -> str:
-    """Turn msgspec's 'Expected ... - at `$.instances[3]`' into '$.instances[3]: expected ...'."""
-    match = re.fullmatch(r"(.*?)(?: - at `(.*)`)?", message, re.DOTALL)
-    text, path = (match[1], match[2] or "$") if match else (message, "$")
-    return f"{path}: {text[:1].lower()}{text[1:]}"

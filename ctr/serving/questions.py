@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.errors import EventError
-from ctr.events import encode_rows
+from ctr.events import Batch, encode_rows
 from ctr.events.encoder import RowEncoder
 from ctr.model.ranking import Question
 from ctr.spec import Spec
@@ -83,11 +83,21 @@ class QuestionEncoder:
         named: set[str] = set().union(*candidates)
         fields = tuple(index for index, field in enumerate(self.spec.fields) if field.column in named)
         # Values that candidates replace are not looked at: they would be refused where a full row would not.
-        own = _alone(self._whole, {k: v for k, v in context.items() if k not in named}, time_s, paths[0])
+        own = self.row({k: v for k, v in context.items() if k not in named}, time_s, paths[0]).keys
         keys = self.part(fields).encode(candidates, time_s, paths[1]).keys.reshape(len(candidates), len(fields))
         if any(len(candidate) < len(named) for candidate in candidates):
             keys = self._with_context(context, candidates, fields, keys, time_s, paths[0])
         return Question(own, np.array(fields, np.int64), keys, time_s)
+
+    def row(self, row: Row, time_s: float, path: str) -> Batch:
+        """One row that stands at `path` itself, in no list.
+
+        Raises
+        ------
+        EventError
+            A value that cannot be a feature.
+        """
+        return _alone(self._whole, row, time_s, path)
 
     def part(self, fields: tuple[int, ...]) -> RowEncoder:
         """An encoder of these fields alone."""
@@ -108,13 +118,13 @@ class QuestionEncoder:
             column = self.spec.fields[index].column
             silent = [i for i, candidate in enumerate(candidates) if column not in candidate]
             if silent and column in context:
-                keys[silent, at] = _alone(self.part((index,)), {column: context[column]}, time_s, path)[0]
+                keys[silent, at] = _alone(self.part((index,)), {column: context[column]}, time_s, path).keys[0]
         return keys
 
 
-def _alone(encoder: RowEncoder, row: Row, time_s: float, path: str) -> NDArray[np.uint64]:
-    """Keys of one row that stands at `path` itself, in no list."""
+def _alone(encoder: RowEncoder, row: Row, time_s: float, path: str) -> Batch:
+    """One row that stands at `path` itself, in no list."""
     try:
-        return encoder.encode([row], time_s, path).keys
+        return encoder.encode([row], time_s, path)
     except EventError as error:
         raise EventError(error.reason, error.path.replace(f"{path}[0]", path, 1), error.message) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 import time
@@ -15,40 +14,47 @@ from numpy.typing import NDArray
 
 from ctr import log
 from ctr.errors import CtrError, SettingError, StoreUnavailableError
-from ctr.events import Batch, encode_rows
-from ctr.model import Model
-from ctr.model.ranking import Question
 from ctr.serving.cache import RowCache
-from ctr.serving.questions import QuestionEncoder, Ranking
+from ctr.serving.explain import Explanation
+from ctr.serving.generation import Generation
+from ctr.serving.questions import Ranking
 from ctr.spec import Spec
-from ctr.store import Client, ShardReader, connect, read_model
+from ctr.store import Client, StoredModel, connect, read_model
 
 POLL_S = 0.05
 """Time between two looks at the store: adds half of it to an answer's age."""
+LOOK_S = 1.0
+"""Time between two looks at which generation is live and at what changed in place, such as the ttl."""
 REREAD_ROWS_PER_S = 100_000
 """Rows read again at most: what one Redis bears beside its writer if scorers' p99 is to stay under 6 ms (DESIGN.md)."""
 _TIMEOUT_S = 1.0
 _MAX_BACKOFF_S = 2.0
+_PRELOAD_CHUNK = 1000
 
 
 class Scorer:
     """Scores with a model of the store. Pure: it never writes, whatever is asked.
 
-    A feature that the model has never seen, or whose row has expired, contributes nothing. While Redis is away it goes
-    on with the rows it has read; `staleness_s` says how old they are.
+    A feature that the model has never seen, or whose row has expired, contributes nothing. While Redis is away, or the
+    model was dropped, it goes on with the rows it has read; `staleness_s` says how old they are, `error` what is wrong.
+
+    It follows its model: rows that change, settings that change in place, another generation that goes live, the same
+    one made anew from another specification. The new one takes over once it is loaded, with the rows that were in use.
 
     Parameters
     ----------
     redis : str or Client
         URL, or a client from `ctr.store.connect`.
     model : str
-        ``name`` (its live generation) or ``name@generation``.
+        ``name`` (its live generation, whichever that is) or ``name@generation``.
     max_rows : int, optional
         Bound on the rows held; the specification's where it is not given.
     poll_s : float
         Time between two looks at the store.
     reread_rows_per_s : float
         Pace at which rows that changed are read again.
+    look_s : float
+        Time between two looks at which generation is live.
 
     Raises
     ------
@@ -75,31 +81,44 @@ class Scorer:
         max_rows: int | None = None,
         poll_s: float = POLL_S,
         reread_rows_per_s: float = REREAD_ROWS_PER_S,
+        look_s: float = LOOK_S,
     ) -> None:
         if max_rows is not None and max_rows < 1024:
             raise SettingError("max_rows", max_rows, "at least 1024")
-        client = connect(redis, timeout_s=_TIMEOUT_S) if isinstance(redis, str) else redis
-        stored = read_model(client, model)
-        self.spec: Spec = stored.spec
-        rows = max_rows or stored.spec.model.max_rows
-        readers = [
-            ShardReader(client, keys, row_bytes=stored.row_bytes) for keys in stored.keys
-        ]
-        self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
-        self._poll_s, self._reread_rows_per_s = poll_s, reread_rows_per_s
-        self._questions = QuestionEncoder(stored.spec)
-        self._log = log.get(component="scorer", model=self.model_id)
+        self.name, self._max_rows = model, max_rows
+        self._client = connect(redis, timeout_s=_TIMEOUT_S) if isinstance(redis, str) else redis
+        self._current = Generation(self._client, read_model(self._client, model), max_rows=max_rows)
+        self._next: Generation | None = None
+        self._preparing: threading.Thread | None = None
+        self._poll_s, self._reread_rows_per_s, self._look_s = poll_s, reread_rows_per_s, look_s
+        self._look_at = time.monotonic() + look_s
+        self._lost: CtrError | None = None
+        self._log = log.get(component="scorer", model=model)
         self._following = threading.Lock()
         self._stop, self._ready = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._error: CtrError | None = None
         self._away_since: float | None = None
         self._warm = False
 
     @property
+    def current(self) -> Generation:
+        """The generation that answers now. A request asks once and takes all its steps with what it got."""
+        return self._current
+
+    @property
+    def spec(self) -> Spec:
+        """Specification of the generation that answers now."""
+        return self._current.spec
+
+    @property
     def model_id(self) -> str:
-        """``name@generation``."""
-        return self.spec.model_id
+        """``name@generation`` of what answers now."""
+        return self._current.model_id
+
+    @property
+    def cache(self) -> RowCache:
+        """Rows of the generation that answers now."""
+        return self._current.cache
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
         """Probability of a click for each row.
@@ -118,12 +137,11 @@ class Scorer:
         EventError
             A value that cannot be a feature, with its path.
         """
-        if self._thread is None:
-            self._follow_once()
-        batch = self.encode(rows, path="$")
-        if len(self.missing(batch)):
-            self.fill(batch)
-        return self.score(batch)
+        held = self._looked()
+        batch = held.encode(rows, path="$")
+        if len(held.missing(batch)) and self._may_ask(held):
+            held.fill(batch)
+        return held.score(batch)
 
     def rank(
         self, context: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], top: int | None = None
@@ -147,55 +165,51 @@ class Scorer:
         EventError
             A value that cannot be a feature, with its path.
         """
-        if self._thread is None:
-            self._follow_once()
-        question = self.question(context, candidates, ("$", "$"))
-        scores, unknown = self.score_question(question)
-        if unknown and self.fill(question.batch):
-            scores, _ = self.score_question(question)
+        held = self._looked()
+        question = held.question(context, candidates, ("$", "$"))
+        scores, unknown = held.score_question(question)
+        if unknown and self._may_ask(held) and held.fill(question.batch):
+            scores, _ = held.score_question(question)
         return Ranking.of(scores, top)
 
-    # The steps of `predict`, for a caller that must not wait: only `fill` does
+    def explain(self, row: Mapping[str, Any]) -> Explanation:
+        """Take a prediction apart: what the bias, each feature and each pair of features add to the logit.
 
-    def encode(self, rows: Sequence[Mapping[str, Any]], path: str = "$.instances") -> Batch:
-        """Rows as keys; `path` is where they stand, for errors."""
-        return encode_rows(self.spec, rows, time.time(), path)
+        Features are named as the dictionary that training fills has them (``ctr train --names``), else after the row.
+        A field without a value, and a feature that the model does not know, are there and contribute nothing.
 
-    def missing(self, batch: Batch) -> NDArray[np.uint64]:
-        """Keys of which nothing is known here yet."""
-        return self.cache.missing(batch)
+        Parameters
+        ----------
+        row : mapping
+            Feature values as in an event.
 
-    def fill(self, batch: Batch) -> bool:
-        """Read what is missing; False where the store did not give it. Waits for the store, at most its time-out."""
-        if self._error is not None and self._thread is not None:
-            return False  # the follower tries; a request need not wait for what it will be told anyway
-        try:
-            self.cache.fill(batch)
-        except CtrError:
-            return False
-        return True
+        Raises
+        ------
+        EventError
+            A value that cannot be a feature, with its path.
+        """
+        held = self._looked()
+        batch = held.encode_row(row)
+        if len(held.missing(batch)) and self._may_ask(held):
+            held.fill(batch)
+        return held.explain(row)
 
-    def score(self, batch: Batch) -> NDArray[np.float32]:
-        """(n,) probabilities from what is held."""
-        return self.cache.predict(batch)
+    def _looked(self) -> Generation:
+        """What answers now; where nobody follows in the background, after a look at the store."""
+        if self._thread is None:
+            self._follow_once()
+        return self._current
 
-    def question(
-        self, context: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]],
-        paths: tuple[str, str] = ("$.context", "$.candidates"),
-    ) -> Question:  # fmt: skip
-        """Context and candidates as keys; `paths` is where they stand, for errors."""
-        return self._questions.question(context, candidates, time.time(), paths)
-
-    def score_question(self, question: Question) -> tuple[NDArray[np.float32], int]:
-        """(n,) probabilities from what is held, and how many features nothing is known of here yet."""
-        return self.cache.rank(question)
+    def _may_ask(self, held: Generation) -> bool:
+        """While the store is away the follower tries: a request need not wait for what it will be told anyway."""
+        return held.error is None or self._thread is None
 
     # Following the store
 
     def start(self) -> None:
         """Follow the store in a daemon thread, until `close`."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._follow, name=f"follow-{self.model_id}", daemon=True)
+            self._thread = threading.Thread(target=self._follow, name=f"follow-{self.name}", daemon=True)
             self._thread.start()
 
     def wait_ready(self, timeout_s: float) -> None:
@@ -212,8 +226,9 @@ class Scorer:
     def close(self) -> None:
         """Stop following. Safe to call twice; `predict` goes on working."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(_TIMEOUT_S + 1.0)
+        for thread in (self._thread, self._preparing):
+            if thread is not None:
+                thread.join(_TIMEOUT_S + 1.0)
 
     def __enter__(self) -> Self:
         self.start()
@@ -225,7 +240,8 @@ class Scorer:
 
     def _follow(self) -> None:
         try:
-            self._compile()
+            self._current.warm()
+            self._warm = True
             failures = 0
             pause = 0.0
             while not self._stop.wait(pause):
@@ -245,29 +261,84 @@ class Scorer:
             self._log.exception("the follower crashed; answers grow stale")
             raise
 
-    def _compile(self) -> None:
-        """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
-        self.cache.warm()
-        batch = self.encode([{}])
-        self.missing(batch)
-        self.score(batch)
-        self._warm = True
-
     def _follow_once(self) -> int | None:
         """One step of the cache; None where the store could not be read. Says so once when that changes."""
         with self._following:
+            if time.monotonic() >= self._look_at or self._current.error is not None:
+                self._look()
+            self._take_over()
+            held = self._current
             try:
-                read = self.cache.follow()
+                read = held.cache.follow()
             except CtrError as error:
-                if self._error is None:
-                    self._away_since = time.time()
-                    self._log.warning("the store cannot be read; answering from what is held", error=str(error))
-                self._error = error
+                self._told(held, error)
                 return None
-            if self._error is not None:
-                self._log.info("the store is back", away_s=round(self.away_s, 1))
-                self._error, self._away_since = None, None
-            return read
+            self._told(held, self._lost)
+            return None if self._lost else read
+
+    def _told(self, held: Generation, error: CtrError | None) -> None:
+        """Remember how the store was found, and say so once."""
+        if error is not None and held.error is None:
+            self._away_since = time.time()
+            self._log.warning("the store cannot be read; answering from what is held", error=str(error))
+        elif error is None and held.error is not None:
+            self._log.info("the store is back", away_s=round(self.away_s, 1))
+            self._away_since = None
+        held.error = error
+
+    def _look(self) -> None:
+        """See which generation is live, and how it stands; another one is prepared beside the one that answers."""
+        self._look_at = time.monotonic() + self._look_s
+        try:
+            stored = read_model(self._client, self.name)
+            self._lost = None
+        except CtrError as error:
+            self._lost = error
+            return
+        held = self._current
+        if (stored.spec.model_id, stored.spec.digest, stored.shards) == (
+            held.model_id, held.spec.digest, held.stored.shards,
+        ):  # fmt: skip
+            if stored.spec != held.spec:
+                held.change(stored.spec)
+                self._log.info("settings changed in place", ttl_s=stored.spec.lifetime.ttl_s)
+        elif self._thread is None:
+            self._prepare(stored)
+        elif self._preparing is None or not self._preparing.is_alive():
+            self._preparing = threading.Thread(
+                target=self._prepare, args=(stored,), name=f"prepare-{self.name}", daemon=True
+            )
+            self._preparing.start()
+
+    def _prepare(self, stored: StoredModel) -> None:
+        """Load another generation, with the features that are in use now: to have them cold would slow all requests."""
+        try:
+            made = Generation(self._client, stored, max_rows=self._max_rows)
+            made.warm()
+            while not self._stop.is_set():
+                read = made.cache.follow()
+                if not made.cache.broken:
+                    break
+                self._stop.wait(read / self._reread_rows_per_s)
+            keys = self.cache.held_keys()[::-1]  # the latest first
+            for begin in range(0, len(keys), _PRELOAD_CHUNK):
+                if self._stop.is_set():
+                    return
+                made.cache.preload(keys[begin : begin + _PRELOAD_CHUNK])
+                self._stop.wait(_PRELOAD_CHUNK / self._reread_rows_per_s)
+            self._next = made
+        except CtrError as error:
+            self._log.warning("another generation cannot be loaded yet", model=stored.spec.model_id, error=str(error))
+        except Exception:  # noqa: BLE001  whatever it is, what answers now goes on, and the next look tries again
+            self._log.exception("another generation cannot be loaded", model=stored.spec.model_id)
+
+    def _take_over(self) -> None:
+        made, self._next = self._next, None
+        if made is None:
+            return
+        left, self._current = self._current, made
+        self._away_since = None
+        self._log.info("another generation answers", before=left.model_id, now=made.model_id, rows=made.cache.rows)
 
     # How it stands
 
@@ -283,12 +354,12 @@ class Scorer:
             return None
         if not self._warm:
             return "starting: kernels are being compiled"
-        return f"starting: {self._error or 'the model is being read'}"
+        return f"starting: {self.error or 'the model is being read'}"
 
     @property
     def error(self) -> CtrError | None:
         """Why the store cannot be read; None while it can."""
-        return self._error
+        return self._current.error
 
     @property
     def away_s(self) -> float:
@@ -297,23 +368,13 @@ class Scorer:
         return 0.0 if since is None else max(0.0, time.time() - since)
 
     def staleness_s(self) -> float:
-        """Age of what answers are made of: all that arrived in the log longer ago is learned and in use here.
-
-        Infinite before anything was committed.
-        """
-        watermarks = self.cache.watermarks
-        return _age(watermarks.arrival_s if watermarks else 0.0)
+        """See `Generation.staleness_s`."""
+        return self._current.staleness_s()
 
     def event_lag_s(self) -> float:
-        """Age of the newest event in use, by its own time; infinite before there was one."""
-        watermarks = self.cache.watermarks
-        return _age(watermarks.event_s if watermarks else 0.0)
+        """See `Generation.event_lag_s`."""
+        return self._current.event_lag_s()
 
     def commit_age_s(self) -> float:
-        """Age of the last commit in use; infinite before there was one."""
-        watermarks = self.cache.watermarks
-        return _age(watermarks.commit_s if watermarks else 0.0)
-
-
-def _age(moment_s: float) -> float:
-    return max(0.0, time.time() - moment_s) if moment_s > 0 else math.inf
+        """See `Generation.commit_age_s`."""
+        return self._current.commit_age_s()

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.errors import ShardLostError
+from ctr.errors import ModelMismatchError, ShardLostError
 from ctr.rows import RowBlock
 from ctr.store.codec import CHUNK, decode_keys, decode_rows, decode_scan, field_names
 from ctr.store.connection import Client, translated
 from ctr.store.keys import ShardKeys
 from ctr.store.shard import Meta, Version, Watermarks
 
-_POLLED = (b"ver", b"event_s", b"arrival_s", b"commit_s")
+_POLLED = (b"ver", b"spec", b"event_s", b"arrival_s", b"commit_s")
 """Fields of meta that are looked at 20 times a second: not the offsets of all partitions."""
 _ENTRIES = 100
 """Change entries read at a time: one holds up to some hundred thousand keys."""
@@ -53,10 +53,15 @@ class ShardReader:
     client : Client
     keys : ShardKeys
     row_bytes : int
+    spec_digest : str, optional
+        Of the specification that its rows are read by; where it is given, a shard of another one is refused.
     """
 
-    def __init__(self, client: Client, keys: ShardKeys, *, row_bytes: int) -> None:
+    def __init__(
+        self, client: Client, keys: ShardKeys, *, row_bytes: int, spec_digest: str | None = None
+    ) -> None:
         self._client, self._keys, self._row_bytes = client, keys, row_bytes
+        self._spec_digest = spec_digest
         self._seen: Version | None = None
 
     def fetch(self, keys: NDArray[np.uint64]) -> RowBlock:
@@ -92,6 +97,8 @@ class ShardReader:
         ------
         ShardLostError
             The shard's meta is gone: an emptied server, or a dropped model.
+        ModelMismatchError
+            The shard's rows are those of another specification.
         StoreUnavailableError
         """
         with translated():
@@ -99,6 +106,10 @@ class ShardReader:
         meta = Meta.read({name: value for name, value in zip(_POLLED, stored, strict=True) if value is not None})
         if meta is None:
             raise ShardLostError(f"{self._keys.meta} is gone: an emptied server, or a dropped model")
+        if self._spec_digest is not None and meta.spec_digest not in (self._spec_digest, ""):
+            raise ModelMismatchError(
+                f"{self._keys.meta} is of another specification now ({meta.spec_digest}, not {self._spec_digest})"
+            )
         seen = self._seen
         if seen == meta.version:
             return None

@@ -19,6 +19,7 @@ from ctr.errors import EventError, ModelMissingError, PortInUseError, SettingErr
 from ctr.events import encode_rows
 from ctr.model import Model
 from ctr.serving.http import ScorerApp
+from ctr.serving.limits import Limits
 from ctr.serving.scorer import Scorer
 from ctr.serving.server import BackgroundServer, address_of, open_socket
 from ctr.store import Cut, ShardKeys, ShardWriter, Watermarks, connect, create_model
@@ -82,11 +83,11 @@ class Publisher:
 class Served:
     """A scorer behind HTTP in this process."""
 
-    def __init__(self, url, **options):
+    def __init__(self, url, *, token=None, deadline_s=2.0, **limits):  # the machine is shared: what matters is said
         self.scorer = Scorer(url, "ads")
         self.scorer.start()
         self.scorer.wait_ready(60)
-        self.app = ScorerApp(self.scorer, **options)
+        self.app = ScorerApp(self.scorer, limits=Limits(deadline_s=deadline_s, **limits), token=token)
         bound = open_socket("127.0.0.1:0")
         self.http = httpx.Client(base_url=f"http://{address_of(bound)}", timeout=10)
         self.server = BackgroundServer(self.app, bound)
@@ -378,7 +379,7 @@ def test_the_process_serves_and_ends_in_order(redis_url):
             got = client.post("/v1/models/ads:predict", json={"instances": rows}).json()["predictions"]
             np.testing.assert_allclose(got, publisher.predict(rows), rtol=0, atol=1e-6)
             assert client.get("/livez").status_code == 200
-            assert "ctr_store_up 1.0" in client.get("/metrics").text
+            assert 'ctr_store_up{model="ads"} 1.0' in client.get("/metrics").text
 
         # a request whose body is still on its way when the signal comes is answered all the same
         body = json.dumps({"instances": rows}).encode()
@@ -441,7 +442,7 @@ def test_the_process_refuses_in_one_line(redis_url):
 
 def test_redis_away_at_start_is_waited_for_and_then_said(monkeypatch):
     monkeypatch.setattr(serve_module, "_STORE_LIMIT_S", 0.3)
-    settings = ServeSettings(model="ads", redis=f"redis://:secret@127.0.0.1:{free_port()}/0", listen="127.0.0.1:0")
+    settings = ServeSettings(models=("ads",), redis=f"redis://:secret@127.0.0.1:{free_port()}/0", listen="127.0.0.1:0")
     assert "secret" not in repr(settings)
     began = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="does not answer") as failed:
@@ -452,4 +453,4 @@ def test_redis_away_at_start_is_waited_for_and_then_said(monkeypatch):
 
 def test_port_comes_first():
     with open_socket("127.0.0.1:0") as taken, pytest.raises(PortInUseError):
-        serve(ServeSettings(model="ads", redis="redis://nowhere.invalid", listen=address_of(taken)))
+        serve(ServeSettings(models=("ads",), redis="redis://nowhere.invalid", listen=address_of(taken)))

@@ -14,7 +14,10 @@ from test_asgi import ask
 from ctr import spec as specification
 from ctr.errors import StoreUnavailableError
 from ctr.events import encode_rows
+from ctr.serving.generation import Generation
 from ctr.serving.http import ScorerApp
+from ctr.serving.limits import Limits
+from ctr.store import Version
 
 SPEC = specification.parse('name = "ads"\ngeneration = "2"\nfields = [{name = "user"}, {name = "ad", source = "adId"}]')
 
@@ -23,6 +26,10 @@ class StubCache:
     rows = memory_bytes = due_rows = 0
     broken = False
     counts = MappingProxyType({"hits": 0, "misses": 0, "rereads": 0, "breaks": 0})
+    by_field, version = np.zeros((2, 2), np.int64), Version(7, "ab")
+
+    def unheard(self, batch):
+        return np.arange(len(batch)) == 0
 
 
 class StubScorer:
@@ -31,6 +38,7 @@ class StubScorer:
     def __init__(self):
         self.spec, self.model_id, self.cache, self.error = SPEC, SPEC.model_id, StubCache(), None
         self.lacking, self.staleness, self.starting = False, 1.25, None
+        self.name, self.current = "ads", self
         self.fill = lambda _batch: True
 
     def encode(self, rows, path="$.instances"):
@@ -47,6 +55,9 @@ class StubScorer:
 
     event_lag_s = commit_age_s = staleness_s
 
+    def stale(self, limit_s):
+        return Generation.stale(self, limit_s)
+
     def live(self):
         return None
 
@@ -61,7 +72,7 @@ def scorer():
 
 @pytest.fixture
 def app(scorer):
-    made = ScorerApp(scorer, deadline_s=0.05, max_instances=3, max_body_bytes=400)
+    made = ScorerApp(scorer, limits=Limits(deadline_s=0.05, max_instances=3, max_body_bytes=400))
     yield made
     made.close()
 
@@ -164,13 +175,13 @@ def test_a_request_never_waits_longer_than_its_deadline(app, scorer):
     assert answered[0] == 200
     assert 0.05 <= answered[1] < 0.5
     assert time.perf_counter() - began < 4
-    assert metric(app, "ctr_score_unanswered_total") == {"ctr_score_unanswered_total": 1.0}
+    assert metric(app, "ctr_score_unanswered_total") == {'ctr_score_unanswered_total{model="ads"}': 1.0}
 
 
 def test_answered_in_time_counts_as_answered(app, scorer):
     scorer.lacking = True
     predict(app, {"instances": [{"user": 1}]})
-    assert metric(app, "ctr_score_unanswered_total") == {"ctr_score_unanswered_total": 0.0}
+    assert metric(app, "ctr_score_unanswered_total") == {'ctr_score_unanswered_total{model="ads"}': 0.0}
 
 
 def test_store_away(app, scorer):
@@ -178,8 +189,8 @@ def test_store_away(app, scorer):
     scorer.error, scorer.lacking, scorer.fill = StoreUnavailableError("gone"), True, pytest.fail
     status, headers, _ = predict(app, {"instances": [{"user": 1}]})
     assert (status, headers[b"x-ctr-stale"]) == (200, b"1")
-    assert metric(app, "ctr_score_unanswered_total") == {"ctr_score_unanswered_total": 1.0}
-    assert metric(app, "ctr_store_up") == {"ctr_store_up": 0.0}
+    assert metric(app, "ctr_score_unanswered_total") == {'ctr_score_unanswered_total{model="ads"}': 1.0}
+    assert metric(app, "ctr_store_up") == {'ctr_store_up{model="ads"}': 0.0}
 
 
 @pytest.mark.parametrize("staleness", [61.0, math.inf])
@@ -212,6 +223,6 @@ def test_metrics(app):
         f'ctr_score_requests_total{{code="400",{route}}}': 1.0,
         'ctr_score_requests_total{code="404",route="none"}': 1.0,
     }
-    assert metric(app, "ctr_score_rows_total") == {"ctr_score_rows_total": 2.0}
+    assert metric(app, "ctr_score_rows_total") == {'ctr_score_rows_total{model="ads"}': 2.0}
     count = f"ctr_score_request_duration_seconds_count{{{route}}}"
     assert metric(app, "ctr_score_request_duration_seconds_count")[count] == 2.0

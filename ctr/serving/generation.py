@@ -1,0 +1,179 @@
+"""A stored model in, the steps that answer a request out: one generation, as a scorer holds it.
+
+A request takes the steps of one and the same generation, whatever the scorer switches to meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr.errors import CtrError
+from ctr.events import Batch, encode_rows
+from ctr.model import Model
+from ctr.model.ranking import Question
+from ctr.serving.cache import RowCache
+from ctr.serving.explain import Explanation, explained
+from ctr.serving.questions import QuestionEncoder
+from ctr.spec import Spec
+from ctr.store import Client, ShardReader, StoredModel
+from ctr.store import names as dictionary
+
+Row = Mapping[str, Any]
+
+
+class Generation:
+    """Rows of one generation and what is asked of them. Only `fill` and `explain` wait for the store.
+
+    Parameters
+    ----------
+    client : Client
+    stored : StoredModel
+    max_rows : int, optional
+        Bound on the rows held; the specification's where it is not given.
+
+    Attributes
+    ----------
+    spec : Spec
+    cache : RowCache
+    error : CtrError or None
+        Why the store cannot be read, or what it holds not be used; kept by who follows.
+    """
+
+    def __init__(self, client: Client, stored: StoredModel, *, max_rows: int | None = None) -> None:
+        self._client, self.stored, self.spec = client, stored, stored.spec
+        rows = max_rows or stored.spec.model.max_rows
+        readers = [
+            ShardReader(client, keys, row_bytes=stored.row_bytes, spec_digest=stored.spec.digest)
+            for keys in stored.keys
+        ]
+        self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
+        self._questions = QuestionEncoder(stored.spec)
+        self.error: CtrError | None = None
+
+    @property
+    def model_id(self) -> str:
+        """``name@generation``."""
+        return self.spec.model_id
+
+    # The steps of a request
+
+    def encode(self, rows: Sequence[Row], path: str = "$.instances") -> Batch:
+        """Rows as keys; `path` is where they stand, for errors.
+
+        Raises
+        ------
+        EventError
+            A value that cannot be a feature, with its path.
+        """
+        return encode_rows(self.spec, rows, time.time(), path)
+
+    def encode_row(self, row: Row, path: str = "$") -> Batch:
+        """The same of one row, which stands at `path` itself."""
+        return self._questions.row(row, time.time(), path)
+
+    def missing(self, batch: Batch) -> NDArray[np.uint64]:
+        """Keys of which nothing is known here yet."""
+        return self.cache.missing(batch)
+
+    def fill(self, batch: Batch) -> bool:
+        """Read what is missing; False where the store did not give it. Waits for the store, at most its time-out."""
+        try:
+            self.cache.fill(batch)
+        except CtrError:
+            return False
+        return True
+
+    def score(self, batch: Batch) -> NDArray[np.float32]:
+        """(n,) probabilities from what is held."""
+        return self.cache.predict(batch)
+
+    def question(
+        self, context: Row, candidates: Sequence[Row], paths: tuple[str, str] = ("$.context", "$.candidates")
+    ) -> Question:
+        """Context and candidates as keys; `paths` is where they stand, for errors.
+
+        Raises
+        ------
+        EventError
+            A value that cannot be a feature, with its path.
+        """
+        return self._questions.question(context, candidates, time.time(), paths)
+
+    def score_question(self, question: Question) -> tuple[NDArray[np.float32], int]:
+        """(n,) probabilities from what is held, and how many features nothing is known of here yet."""
+        return self.cache.rank(question)
+
+    def explain(self, row: Row, path: str = "$", *, in_words: bool = True) -> Explanation:
+        """Take a row's logit apart, from what is held.
+
+        `in_words` asks the store's dictionary for names (one look-up); where it does not answer, the row's own do.
+
+        Raises
+        ------
+        EventError
+            A value that cannot be a feature, with its path.
+        """
+        batch = self.encode_row(row, path)
+        excerpt, prediction = self.cache.excerpt(batch)
+        names: dict[int, str] = {}
+        if in_words and self.error is None and len(excerpt.keys):
+            try:
+                names = dictionary.read(self._client, self.model_id, excerpt.keys.tolist())
+            except CtrError:
+                names = {}
+        return explained(excerpt, prediction, row, names)
+
+    def warm(self) -> None:
+        """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
+        self.cache.warm()
+        batch = self.encode([{}])
+        self.missing(batch)
+        self.score(batch)
+        self.explain({}, in_words=False)
+        self.cache.by_field[:] = 0  # nobody has asked for that
+
+    def change(self, spec: Spec) -> None:
+        """Take over what may change in place, such as the ttl."""
+        self.cache.change(spec)
+        self.spec = spec
+
+    # How it stands
+
+    def staleness_s(self) -> float:
+        """Age of what answers are made of: all that arrived in the log longer ago is learned and in use here.
+
+        Infinite before anything was committed.
+        """
+        watermarks = self.cache.watermarks
+        return _age(watermarks.arrival_s if watermarks else 0.0)
+
+    def event_lag_s(self) -> float:
+        """Age of the newest event in use, by its own time; infinite before there was one."""
+        watermarks = self.cache.watermarks
+        return _age(watermarks.event_s if watermarks else 0.0)
+
+    def commit_age_s(self) -> float:
+        """Age of the last commit in use; infinite before there was one."""
+        watermarks = self.cache.watermarks
+        return _age(watermarks.commit_s if watermarks else 0.0)
+
+    def stale(self, limit_s: float) -> str | None:
+        """None, or why answers may be older than `limit_s`."""
+        if self.error is not None:
+            return f"{self.model_id}: answers are from the rows read last: {self.error}"
+        if self.cache.broken:
+            return f"{self.model_id}: rows are being read again after a broken chain of commits"
+        staleness_s = self.staleness_s()
+        if staleness_s > limit_s:
+            return f"{self.model_id}: staleness is {staleness_s:.1f} s, above {limit_s:g} s"
+        return None
+
+
+def _age(moment_s: float) -> float:
+    return max(0.0, time.time() - moment_s) if moment_s > 0 else math.inf
