@@ -59,6 +59,11 @@ class ShardReader:
         self._client, self._keys, self._row_bytes = client, keys, row_bytes
         self._seen: Version | None = None
 
+    @property
+    def version(self) -> Version | None:
+        """What the shard was when the changes that `poll` returned last were the newest; None before the first."""
+        return self._seen
+
     def fetch(self, keys: NDArray[np.uint64]) -> RowBlock:
         """Rows of these keys, as many as exist, in one round trip.
 
