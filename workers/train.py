@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ctr.store import Client, ModelWriter, connect, names, open_model
 from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters, RefusalLimit
 from workers.lifecycle import ExitCode, Shutdown
 from workers.names import NameTaker
+from workers.snapshot import Periodic
 from workers.sources import Source
 from workers.sources.files import FileSource
 from workers.sources.kafka import KafkaSource
@@ -44,6 +46,9 @@ class TrainSettings:
     scan_threads: int | None = None
     names: float = 0.0
     max_names: int = 100_000
+    snapshots: str | None = None
+    snapshot_interval_s: float = 3600.0
+    snapshot_keep: int = 24
     timeout_s: float = 5.0
 
 
@@ -80,21 +85,39 @@ def train(settings: TrainSettings) -> ExitCode:
         limit=RefusalLimit(settings.refused_run, settings.refused_share), outage_limit_s=settings.outage_limit_s,
         window=settings.window, scan_threads=threads, names=_name_taker(settings, spec, client),
     )  # fmt: skip
+    snapshots = _snapshots(settings, spec, lambda: trainer.ready() is None)
     server = None
     try:
         if listening is not None:
-            registry = metrics.registry(metrics.TRAINER, trainer.numbers)
+            registry = metrics.registry(metrics.TRAINER, lambda: {**trainer.numbers(), **_numbers_of(snapshots)})
             server = BackgroundServer(OpsApp(registry, live=trainer.live, ready=trainer.ready), listening)
             server.start()
+        if snapshots is not None:
+            snapshots.start()
         trainer.run()
     finally:
         if trainer.stop_reading():
             source.close()
         dead_letters.close()
         writer.close()
+        if snapshots is not None:
+            snapshots.stop()
         if server is not None:
             server.stop()
     return ExitCode.OK
+
+
+def _snapshots(settings: TrainSettings, spec: Spec, ready: Callable[[], bool]) -> Periodic | None:
+    if settings.snapshots is None:
+        return None
+    return Periodic(
+        settings.redis, spec.model_id, settings.snapshots, interval_s=settings.snapshot_interval_s,
+        keep=settings.snapshot_keep, ready=ready,
+    )  # fmt: skip
+
+
+def _numbers_of(snapshots: Periodic | None) -> Mapping[str, metrics.Value]:
+    return {} if snapshots is None else snapshots.numbers()
 
 
 def _name_taker(settings: TrainSettings, spec: Spec, client: Client) -> NameTaker | None:

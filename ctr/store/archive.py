@@ -381,7 +381,7 @@ def prune(url: str, model_id: str, keep: int) -> list[str]:
     with _told(root):
         whole = {place.path.rpartition("/")[2] for place in stored(url, model_id)}
         old = sorted(whole)[: max(0, len(whole) - keep)]
-        abandoned = [name for name in root.names() if name not in whole and _age_s(name) > _ABANDONED_S]
+        abandoned = [name for name in root.names() if name not in whole and _name_age_s(name) > _ABANDONED_S]
         for name in [*old, *abandoned]:
             place = root.under(name)
             if name in whole:  # from now on it is no snapshot any more
@@ -390,7 +390,12 @@ def prune(url: str, model_id: str, keep: int) -> list[str]:
     return [*old, *abandoned]
 
 
-def _age_s(name: str) -> float:
+def age_s(place: Place) -> float:
+    """How long ago a snapshot was begun."""
+    return _name_age_s(place.path.rpartition("/")[2])
+
+
+def _name_age_s(name: str) -> float:
     """How long ago a snapshot of this name was begun; negative where that is no name of ours."""
     try:
         begun = datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)

@@ -11,6 +11,7 @@ the specification comes last of all. A restore that died leaves what the next on
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ctr.errors import FencedError, ModelMismatchError, ShardLostError, SnapshotError
+from ctr.errors import FencedError, ModelMismatchError, SettingError, ShardLostError, SnapshotError
 from ctr.rows import RowBlock, RowShape, shard_of
-from ctr.spec import Spec, encode
+from ctr.spec import NAME_PATTERN, Spec, encode
 from ctr.store.catalog import FORMAT, StoredModel
 from ctr.store.codec import RowPacker
 from ctr.store.connection import Client, Session, translated
@@ -39,8 +40,16 @@ _PAUSE_S = 0.02
 
 
 def renamed(spec: Spec, model_id: str, shards: int) -> Spec:
-    """The same specification under another name, generation and number of shards."""
+    """The same specification under another name, generation and number of shards.
+
+    Raises
+    ------
+    SettingError
+        The name or the generation cannot be one.
+    """
     name, _, generation = model_id.partition("@")
+    if not re.match(NAME_PATTERN, name) or (generation and not re.match(NAME_PATTERN, generation)):
+        raise SettingError("model", model_id, "name or name@generation, each of a-z 0-9 _ - and at most 64 long")
     placed = msgspec.structs.replace(spec.store, shards=shards if spec.store.shards else None)
     return msgspec.structs.replace(spec, name=name, generation=generation or spec.generation, store=placed)
 
