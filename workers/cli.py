@@ -302,6 +302,43 @@ def live(model: str, redis: str) -> None:
     sys.exit(worker.live(redis, model, click.echo))
 
 
+@main.command(**_examples(
+    "  ctr doctor --kafka 127.0.0.1:9092 --topic ads --snapshots /backups\n"
+    "  ctr doctor --plan --events-per-s 20000 --features 5000000 --fields 39 --k 4\n"
+))  # fmt: skip
+@redis_option
+@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Look at it too.")
+@click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Of that Kafka.")
+@click.option("--snapshots", metavar="URL", envvar="CTR_SNAPSHOTS", show_envvar=True, help="Whether it can be written.")
+@_json_option
+@click.option("--plan", "only_plan", is_flag=True, help="Look at nothing: work out what a stream will take.")
+@click.option("--events-per-s", type=_Finite(min=0, min_open=True), default=10_000.0, show_default=True)
+@click.option("--features", type=click.IntRange(1, 2**31), default=1 << 20, show_default=True,
+              help="Distinct ones that the model holds.")  # fmt: skip
+@click.option("--fields", type=click.IntRange(1, 64), default=39, show_default=True)
+@click.option("--k", type=click.IntRange(1, 32), default=4, show_default=True, help="Latent factors.")
+@click.option("--type", type=click.Choice(["lr", "fm", "ffm", "fwfm", "fefm"]), default="ffm", show_default=True)
+@click.option("--event-bytes", type=click.IntRange(min=1), default=500, show_default=True, help="Size of a message.")
+@click.option("--interval", "interval_s", type=_Finite(min=0.01), default=1.0, show_default=True,
+              help="Seconds: commit.interval_ms.")  # fmt: skip
+@click.option("--rows-per-s", type=_Finite(min=0), default=100_000.0, show_default=True, help="commit.rows_per_s.")
+@click.option("--scorers", type=click.IntRange(min=0), default=1, show_default=True)
+def doctor(
+    redis: str, kafka: str | None, topic: str | None, snapshots: str | None, as_json: bool, only_plan: bool,
+    **stream: Any,
+) -> None:  # fmt: skip
+    """Look at packages, machine, Redis and Kafka: what would keep a worker from its work, and what to do.
+
+    Exit code 1 where anything would. With --plan: memory, rows a second, network and freshness of a stream to come.
+    """
+    from workers import doctor as worker  # noqa: PLC0415  as above
+    from workers import plan  # noqa: PLC0415  as above
+
+    if only_plan:
+        sys.exit(plan.run(plan.PlanSettings(**stream), click.echo, as_json=as_json))
+    sys.exit(worker.run(worker.DoctorSettings(redis, kafka, topic, snapshots), click.echo, as_json=as_json))
+
+
 @main.group()
 def models() -> None:
     """What the store holds: list, inspect, drop, clone."""

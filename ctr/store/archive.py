@@ -390,6 +390,23 @@ def prune(url: str, model_id: str, keep: int) -> list[str]:
     return [*old, *abandoned]
 
 
+def check_writable(url: str) -> None:
+    """Write a file below a URL, read it again, delete it.
+
+    Raises
+    ------
+    SettingError, SnapshotError
+    """
+    root = Place.of(url)
+    at = root.under(f".ctr-doctor-{secrets.token_hex(4)}")
+    with _told(at):
+        root.files.makedirs(root.path, exist_ok=True)
+        root.files.pipe_file(at.path, b"written")
+        if root.files.cat_file(at.path) != b"written":
+            raise SnapshotError(f"{at.url} does not hold what was written")
+        root.files.rm(at.path)
+
+
 def age_s(place: Place) -> float:
     """How long ago a snapshot was begun."""
     return _name_age_s(place.path.rpartition("/")[2])
