@@ -57,6 +57,8 @@ TRAINER = (
     Metric("ctr_table_refused", "counter", "New features for which the whole table has no room."),
     Metric("ctr_dirty_rows", "gauge", "Rows learned since the last commit."),
     Metric("ctr_names", "counter", "Feature names by what became of them: written, evicted, failed.", ("result",)),
+    Metric("ctr_snapshots", "counter", "Snapshots by what became of them: taken, failed.", ("result",)),
+    Metric("ctr_snapshot_last_seconds", "gauge", "When the newest snapshot was begun, seconds since 1970; 0: none."),
     Metric("ctr_window_events", "gauge", "Events in the quality window."),
     Metric("ctr_logloss", "gauge", "Progressive logloss over the window, nats; NaN with squared loss."),
     Metric("ctr_normalized_entropy_ratio", "gauge", "Logloss over the entropy of the base rate; below 1 learns."),

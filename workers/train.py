@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters,
 from workers.follower import Follower
 from workers.lifecycle import ExitCode, Shutdown
 from workers.names import NameTaker
+from workers.snapshot import Periodic
 from workers.sources import Source
 from workers.sources.files import FileSource
 from workers.sources.kafka import KafkaSource
@@ -47,6 +49,9 @@ class TrainSettings:
     max_names: int = 100_000
     lease_s: float = 3.0
     when_fenced: str = "end"
+    snapshots: str | None = None
+    snapshot_interval_s: float = 3600.0
+    snapshot_keep: int = 24
     timeout_s: float = 5.0
 
 
@@ -85,13 +90,16 @@ def train(settings: TrainSettings) -> ExitCode:
         window=settings.window, scan_threads=threads, names=_name_taker(settings, spec, client),
         stand_by_when_fenced=settings.when_fenced == "stand-by",
     )  # fmt: skip
+    snapshots = _snapshots(settings, spec, lambda: trainer.role == "writer" and trainer.ready() is None)
     server = None
     try:
         if listening is not None:
-            registry = metrics.registry(metrics.TRAINER, trainer.numbers)
+            registry = metrics.registry(metrics.TRAINER, lambda: {**trainer.numbers(), **_numbers_of(snapshots)})
             app = OpsApp(registry, live=trainer.live, ready=trainer.ready, role=lambda: trainer.role)
             server = BackgroundServer(app, listening)
             server.start()
+        if snapshots is not None:
+            snapshots.start()
         trainer.run()
     finally:
         if trainer.stop_reading():
@@ -100,9 +108,24 @@ def train(settings: TrainSettings) -> ExitCode:
         lease.close()
         dead_letters.close()
         writer.close()
+        if snapshots is not None:
+            snapshots.stop()
         if server is not None:
             server.stop()
     return ExitCode.OK
+
+
+def _snapshots(settings: TrainSettings, spec: Spec, ready: Callable[[], bool]) -> Periodic | None:
+    if settings.snapshots is None:
+        return None
+    return Periodic(
+        settings.redis, spec.model_id, settings.snapshots, interval_s=settings.snapshot_interval_s,
+        keep=settings.snapshot_keep, ready=ready,
+    )  # fmt: skip
+
+
+def _numbers_of(snapshots: Periodic | None) -> Mapping[str, metrics.Value]:
+    return {} if snapshots is None else snapshots.numbers()
 
 
 def _name_taker(settings: TrainSettings, spec: Spec, client: Client) -> NameTaker | None:

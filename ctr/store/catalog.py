@@ -96,7 +96,8 @@ def decode(raw: bytes, model_id: str) -> StoredModel:
         raise ModelMismatchError(f"{spec_key(model_id)} holds a specification that is none: {error}") from None
 
 
-def _encoded(stored: StoredModel) -> bytes:
+def encoded(stored: StoredModel) -> bytes:
+    """What `decode` reads."""
     return msgspec.json.encode(_Held(FORMAT, stored.shards, encode(stored.spec), stored.spread))
 
 
@@ -125,7 +126,7 @@ def create_model(client: Client, spec: Spec) -> StoredModel:
         for keys in stored.keys:
             client.hsetnx(keys.meta, "ver", f"0-{secrets.token_hex(8)}")
             client.hset(keys.meta, "spec", spec.digest)
-        client.set(spec_key(spec.model_id), _encoded(stored))
+        client.set(spec_key(spec.model_id), encoded(stored))
         client.setnx(live_key(spec.name), spec.generation)
     return stored
 
@@ -175,7 +176,7 @@ def open_model(client: Client, spec: Spec, *, create: bool) -> StoredModel:
     stored = replace(stored, spec=spec)
     if was != spec:
         with translated():
-            client.set(spec_key(spec.model_id), _encoded(stored))
+            client.set(spec_key(spec.model_id), encoded(stored))
     return stored
 
 
@@ -187,5 +188,5 @@ def write_again(client: Client, stored: StoredModel) -> None:
     StoreUnavailableError
     """
     with translated():
-        client.set(spec_key(stored.spec.model_id), _encoded(stored))
+        client.set(spec_key(stored.spec.model_id), encoded(stored))
         client.setnx(live_key(stored.spec.name), stored.spec.generation)

@@ -64,6 +64,11 @@ class ShardReader:
         self._spec_digest = spec_digest
         self._seen: Version | None = None
 
+    @property
+    def version(self) -> Version | None:
+        """What the shard was when the changes that `poll` returned last were the newest; None before the first."""
+        return self._seen
+
     def fetch(self, keys: NDArray[np.uint64]) -> RowBlock:
         """Rows of these keys, as many as exist, in one round trip.
 
