@@ -38,7 +38,7 @@ _SCALES = {"none": features.NONE, "mean": features.MEAN, "sqrt": features.SQRT}
 
 
 def compile_plan(spec: Spec) -> features.Plan | None:
-    """Plan of a specification's events and of its rows to score; None where it asks for what the kernels do not know.
+    """Plan of a specification's events; None where it asks for what the kernels do not know.
 
     `memo` and `after` are the caller's to replace.
     """
@@ -74,7 +74,7 @@ def compile_plan(spec: Spec) -> features.Plan | None:
         if field.transform == "log":
             plan["small"] = bins_per_e.index(field.bins_per_e)
     slots = _slots(spec, columns)
-    keys, patterns, table, objects = _keys(columns if event.format == "json" else ())
+    keys, patterns, table, objects = _keys(columns if spec.event.format == "json" else ())
     if slots is None or objects > MAX_OBJECTS:
         return None
     return features.Plan(

@@ -1,7 +1,7 @@
 """Speed of the ways in, on one core: `python tests/benchmarks/sources.py` prints a table and writes sources.json.
 
-Records out of a real Kafka broker that is started here, lines out of delimited and libffm text, beside what one would
-use instead. Each figure is the median over rounds in which the things compared take turns: read the ratios.
+Records out of a real Kafka broker that is started here, beside what one would use instead (lines out of files:
+scan_text.py). Each figure is the median over rounds in which the things compared take turns: read the ratios.
 """
 
 from __future__ import annotations

@@ -99,24 +99,3 @@ def trailing_zeros(typing: Any, word: Any) -> Any:
         return b.call(count, [args[0], ir.Constant(i1, 0)])
 
     return types.int64(types.uint64), generate
-
-
-@_intrinsic
-def leading_zeros(typing: Any, word: Any) -> Any:
-    """Number of zero bits above the highest set one of a uint64; 64 where none is."""
-
-    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        count = cgutils.get_or_insert_function(b.module, ir.FunctionType(i64, [i64, i1]), "llvm.ctlz.i64")  # type: ignore[no-untyped-call]  # numba
-        return b.call(count, [args[0], ir.Constant(i1, 0)])
-
-    return types.int64(types.uint64), generate
-
-
-@_intrinsic
-def swapped(typing: Any, word: Any) -> Any:
-    """The bytes of a uint64 in the other order."""
-
-    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        return b.bswap(args[0])
-
-    return types.uint64(types.uint64), generate

@@ -317,6 +317,15 @@ def test_a_header_is_one_at_the_very_beginning_only():
     assert [r.offset for r in fast.read(later)[1]] == [5, 5, 6, 7]
 
 
+def test_a_header_that_could_be_an_event_is_none():
+    event = {"format": "delimited", "columns": ["1", "a"], "label": "1"}
+    fast, exact = readers(specification.from_builtins({"name": "x", "event": event, "fields": [{"name": "a"}]}))
+    sent = messages([b"1,a\n1,a\n1,b", b"1,a"], first_offset=0)
+    got = fast.read(sent)
+    assert_same(got, exact.read(sent))
+    assert got[0].keys.tolist() == [feature_key("a", value) for value in "aba"]
+
+
 def test_keys_of_cells():
     fast, _ = readers(make("semicolons"))
     batch, refusals = fast.read(messages(['7;.5;;1500000000;"a;b";é;2.5;x;""'.encode()]))
