@@ -42,7 +42,6 @@ def compile_plan(spec: Spec) -> features.Plan | None:
 
     `memo`, `after` and `template` are the caller's to replace.
     """
-    event = spec.event
     if not all(_is_known(field) for field in spec.fields):
         return None
     columns = columns_of(spec)

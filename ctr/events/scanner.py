@@ -120,12 +120,13 @@ class Templates:
 
     def __init__(self, spec: Spec, plan: features.Plan) -> None:
         self._spec, self._plan = spec, plan
-        self._template = plan.template
+        self._template: features.Template = plan.template
         self._events = self._pause = 0  # since the last one was made; before the next one may be made
 
     def current(self) -> features.Template:
         """The template, for one call of a kernel."""
-        return self._template._replace(missed=np.zeros(5, np.int64))
+        template = self._template
+        return template._replace(steps=template.steps.copy(), missed=np.zeros(5, np.int64))
 
     def see(self, events: int, template: features.Template, data: NDArray[np.uint8]) -> None:
         """Learn from a call of a kernel: `events` were read, and it wrote to `template`."""

@@ -7,19 +7,22 @@ says are read without it, so any event will do, and what comes out never depends
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctr.kernels.scan import template as kernel
-from ctr.kernels.scan.features import CROSS, LOG, Plan, Template
+from ctr.kernels.scan.features import CROSS, LOG, PLAIN, Plan, Template
 from ctr.spec import Spec
 
 _TOKEN = re.compile(rb'"([^"]*)"|[^][{}:, "]+|[][{}:,]')
+_ACTIONS = {PLAIN: kernel.PLAIN_KEY, LOG: kernel.LOG_KEY}
 _NEXT_OF_OBJECT = re.compile(rb' *, *"[^"]*" *: *')
 """Between two values of one object; the second may then be left out with what stands before it."""
 
 
-def _template(steps: np.ndarray, gaps: bytes, absent: list[int], spanned: list[int], rest: list[int]) -> Template:
+def _template(steps: NDArray[np.void], gaps: bytes, absent: list[int], spanned: list[int], rest: list[int]) -> Template:
     return Template(
         steps, np.frombuffer(gaps + bytes(32), np.uint8), np.array(absent, np.uint64), np.array(spanned, np.int64),
         np.array(rest, np.int64), np.zeros(5, np.int64),
@@ -63,7 +66,8 @@ def learn(line: bytes, spec: Spec, plan: Plan) -> Template | None:
         if field["kind"] != CROSS and not spec.fields[index].derived:
             fields_of[int(field["column"])].append(index)
     envelope = {int(plan.event[part][0]) for part in ("label", "weight", "time")}
-    steps, gaps, behind, at_once = [], b"", 0, set()
+    steps: list[tuple[int, ...]] = []
+    gaps, behind, at_once = b"", 0, set()
 
     for path, begin, end in _values(line):
         gap = line[behind:begin]
@@ -73,15 +77,18 @@ def learn(line: bytes, spec: Spec, plan: Plan) -> Template | None:
         column = None
         if len(path) == 1 or (len(path) == 2 and b"." not in path[0]):
             column = columns.get(b".".join(path))
-        action, target, seed, transform = kernel.SKIP, 0, 0, 0
+        action, target, seed = kernel.SKIP, 0, 0
         if column is not None:
             action, target = kernel.SPAN, column
             if column not in envelope and len(fields_of[column]) == 1:
-                action, target = kernel.KEY, fields_of[column][0]
-                seed, transform = plan.fields["seed"][target], plan.fields["transform"][target]
+                target = fields_of[column][0]
+                seed = int(plan.fields["seed"][target])
+                action = _ACTIONS.get(int(plan.fields["transform"][target]), kernel.KEY)
                 at_once.add(column)
+        length = end - begin - 2
+        usual = (1 << length, length) if line[begin] == ord('"') and length < 32 else (int(kernel.NEVER), 0)
         free = bool(steps) and _NEXT_OF_OBJECT.fullmatch(gap) is not None
-        steps.append((len(gaps), len(gap), free, action, target, seed, transform, 0))
+        steps.append((len(gaps), len(gap), free, action, target, seed, *usual))
         gaps += gap
     steps.append((len(gaps), len(line) - behind, False, kernel.SKIP, 0, 0, 0, 0))
     gaps += line[behind:]
@@ -94,7 +101,7 @@ def learn(line: bytes, spec: Spec, plan: Plan) -> Template | None:
     )  # fmt: skip
 
 
-def _values(line: bytes):
+def _values(line: bytes) -> Iterator[tuple[tuple[bytes, ...], int, int]]:
     """(keys that lead to it, begin, end) of each value that is no object."""
     outer: list[bytes] = []
     key, is_value = b"", False

@@ -61,8 +61,8 @@ def like_others(at: Any, end: Any, plan: Any, spans: Any, out: Any, entry: Any) 
         missed[0] -= 1
     elif template.steps.shape[0] > 0 and entry + plan.fields.shape[0] <= out.keys.shape[0]:
         followed = follow(at, end, plan, spans, out, entry)
-        missed[1] = 0 if followed else min(2 * missed[1] + 1, MOST_PASSED)
-        missed[0] = missed[1]
+        missed[1] = 0 if followed else min(2 * missed[1] + 1, 8 * MOST_PASSED)
+        missed[0] = missed[1] // 8
     return followed
 
 

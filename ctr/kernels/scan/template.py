@@ -10,7 +10,6 @@ Keys that are left out are passed over. Whatever else is different goes to `json
 templates.
 """
 
-# ruff: noqa: PLR1714, SIM109  plain comparisons and branches are what Numba compiles best
 from __future__ import annotations
 
 from typing import Any
@@ -18,20 +17,27 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import helper, inlined
-from ctr.kernels.scan.features import LOG, PLAIN, bin_key, number_key, value_key
-from ctr.kernels.scan.jsonlines import scalar
-from ctr.kernels.scan.memory import byte, differ32, equal32, forced, trailing_zeros, word8
-from ctr.kernels.scan.text import MISSING, NULL, TEXT, key_of
+from ctr.kernels.scan.features import bin_key, value_key
+from ctr.kernels.scan.jsonlines import NULL4, scalar
+from ctr.kernels.scan.memory import byte, differ32, equal32, forced, trailing_zeros, word4, word8
+from ctr.kernels.scan.text import MISSING, NULL, TEXT, key_of, key_of_8
 
-QUOTE = 34
-SKIP, SPAN, KEY = range(3)
-"""What becomes of a value: nothing; a span for the envelope and the fields in `Plan.rest`; the key of a field."""
+QUOTE, SMALL_N = 34, 110
+SKIP, SPAN, KEY, LOG_KEY, PLAIN_KEY = range(5)
+"""What becomes of a value: nothing; a span for the envelope and the fields in `Template.rest`; or a field's key: by any
+transform, by a logarithm, of its own text."""
 
+NEVER = np.uint64(1 << 63)
+"""No bit of 32 bytes, and not 0 either, which a text of more than 32 bytes has."""
 STEP = np.dtype([
-    ("gap", "i8"), ("length", "i8"), ("free", "i8"), ("action", "i8"), ("target", "i8"), ("seed", "u8"),
-    ("transform", "i8"), ("unused", "i8"),
+    ("gap", "i8"), ("length", "i8"), ("free", "i8"), ("action", "i8"), ("target", "u8"), ("seed", "u8"),
+    ("usual", "u8"), ("usual_length", "i8"),
 ])  # fmt: skip
 """Value of a template: the `length` bytes ``gaps[gap:]`` before it; whether it may be left out; column or field.
+
+`usual` is the bit of the quote at which a text ended in the template; the kernel writes `NEVER` where that turns out to
+say nothing. Where texts are of one length, the processor goes on to the next value before it has seen the end of this one:
+265 ns an event of 39 fields instead of 300.
 
 The last one stands for what follows the last value, and has none itself.
 """
@@ -64,6 +70,16 @@ def short_whole(at: Any) -> Any:
     return np.int64(x), (digits if digits < 8 else np.int64(0))
 
 
+@forced
+def string_end(at: Any, end: Any) -> Any:
+    """Address of the first quote from `at` on; beyond `end` where there is none."""
+    bits = equal32(at, QUOTE)
+    while bits == 0 and at < end:
+        at += 32
+        bits = equal32(at, QUOTE)
+    return at + trailing_zeros(bits)
+
+
 @helper
 def any_key(begin: Any, end: Any, kind: Any, f: Any, plan: Any) -> Any:
     """`features.value_key`, not inlined: for values that take longer."""
@@ -89,58 +105,65 @@ def follow(at: Any, end: Any, plan: Any, spans: Any, out: Any, entry: Any) -> An
         out.keys[entry + f] = template.absent[f]
     for c in template.spanned:
         spans[c].kind = MISSING
-    last = template.steps.shape[0] - 1
-    s = 0
-    good = last >= 0
+    last = np.uint64(template.steps.shape[0] - 1)
+    s, first = np.uint64(0), np.uint64(entry)
+    good = template.steps.shape[0] > 0
     while good:
         step = template.steps[s]
-        gap, length = gaps + step.gap, step.length
-        if at + length > end or not is_same(at, gap, length):
+        length = step.length
+        if at + length > end or not is_same(at, gaps + step.gap, length):
             good = step.free != 0
-            s += 1
+            s += np.uint64(1)
             continue
         at += length
         if s == last:
             good = at == end
             break
-        s += 1
-        if byte(at) == QUOTE:
+        s += np.uint64(1)
+        c = byte(at)
+        if c == QUOTE:
             at += 1
             begin = at
             bits = equal32(at, QUOTE)
-            while bits == 0 and at < end:
-                at += 32
-                bits = equal32(at, QUOTE)
-            at += trailing_zeros(bits)
-            if step.action == KEY:
-                if begin != at:
-                    if step.transform == PLAIN:
-                        out.keys[entry + step.target] = key_of(begin, at, step.seed)
-                    else:
-                        key, good = any_key(begin, at, TEXT, step.target, plan)
-                        out.keys[entry + step.target] = key
+            if bits & (np.uint64(0) - bits) == step.usual:
+                at += step.usual_length
+            else:
+                step.usual = NEVER
+                at = string_end(at, end)
+            if step.action == PLAIN_KEY:
+                if at - begin == 8:
+                    out.keys[first + step.target] = key_of_8(begin, step.seed)
+                elif at > begin:
+                    out.keys[first + step.target] = key_of(begin, at, step.seed)
             elif step.action == SPAN:
                 span = spans[step.target]
                 span.begin, span.end, span.kind = begin, at, TEXT
+            elif step.action != SKIP and at > begin:
+                out.keys[first + step.target], good = any_key(begin, at, TEXT, step.target, plan)
             at += 1
+        elif c == SMALL_N:
+            good = word4(at) == NULL4
+            if step.action == SPAN:
+                spans[step.target].kind = NULL
+            at += 4
         else:
             whole, digits = short_whole(at)
             behind = byte(at + digits)
-            if (
-                step.action == KEY and step.transform == LOG and digits > 0 and whole < plan.small_bins.shape[1]
-                and behind != 46 and behind | 32 != 101 and (byte(at) != 48 or digits == 1)
-            ):
+            plain = digits > 0 and behind != 46 and behind | 32 != 101 and (c != 48 or digits == 1)
+            if plain and step.action == LOG_KEY and whole < plan.small_bins.shape[1]:
                 field = plan.fields[step.target]
-                out.keys[entry + step.target] = bin_key(np.int64(plan.small_bins[field.small, whole]), field, plan)
+                bin_ = np.int64(plan.small_bins[np.uint64(field.small), np.uint64(whole)])
+                out.keys[first + step.target] = bin_key(bin_, field, plan)
+                at += digits
+            elif plain and step.action == PLAIN_KEY:
+                out.keys[first + step.target] = key_of(at, at + digits, step.seed)
                 at += digits
             else:
                 begin, stop, kind, at = any_scalar(at, end)
                 good = at > 0
-                if good and kind != NULL:
-                    if step.action == KEY:
-                        key, good = any_key(begin, stop, kind, step.target, plan)
-                        out.keys[entry + step.target] = key
-                    elif step.action == SPAN:
-                        span = spans[step.target]
-                        span.begin, span.end, span.kind = begin, stop, kind
+                if good and step.action == SPAN:
+                    span = spans[step.target]
+                    span.begin, span.end, span.kind = begin, stop, kind
+                elif good and step.action != SKIP:
+                    out.keys[first + step.target], good = any_key(begin, stop, kind, step.target, plan)
     return good
