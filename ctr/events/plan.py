@@ -15,6 +15,7 @@ from ctr.events import delimited, libffm
 from ctr.events.batch import MISSING
 from ctr.events.envelope import label_range
 from ctr.events.hashing import field_seeds, hash_text
+from ctr.events.template import NO_TEMPLATE, columns_of
 from ctr.events.transforms import log_bin
 from ctr.kernels.scan import features, jsonlines
 from ctr.spec import Field, Spec
@@ -40,13 +41,11 @@ _SCALES = {"none": features.NONE, "mean": features.MEAN, "sqrt": features.SQRT}
 def compile_plan(spec: Spec) -> features.Plan | None:
     """Plan of a specification's events; None where it asks for what the kernels do not know.
 
-    `memo` and `after` are the caller's to replace.
+    `memo`, `after` and `template` are the caller's to replace.
     """
-    event = spec.event
     if not all(_is_known(field) for field in spec.fields):
         return None
-    read = [event.label, event.weight, event.time, *(field.column for field in spec.fields if not field.derived)]
-    columns = tuple(dict.fromkeys(column for column in read if column is not None))
+    columns = columns_of(spec)
     many = np.zeros(len(columns), np.bool_)
     for field in spec.fields:
         if field.multi:
@@ -90,6 +89,8 @@ def compile_plan(spec: Spec) -> features.Plan | None:
         patterns=patterns,
         table=table,
         after=np.full(len(keys) + 2 + objects, -1, np.int64),
+        every=np.arange(len(fields)),
+        template=NO_TEMPLATE,
     )
 
 

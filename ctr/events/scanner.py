@@ -16,6 +16,7 @@ from ctr.events.batch import Batch
 from ctr.events.known_times import KnownTimes
 from ctr.events.messages import Messages, Refusal
 from ctr.events.reader import Reader
+from ctr.events.template import learn
 from ctr.kernels import build
 from ctr.kernels.scan import features
 from ctr.kernels.scan.lines import DELIMITED, JSON, LIBFFM
@@ -25,6 +26,8 @@ from ctr.spec import Spec
 SLACK = 64
 """Bytes that kernels may read behind a line's end."""
 FORMATS = {"json": JSON, "delimited": DELIMITED, "criteo": DELIMITED, "avazu": DELIMITED, "libffm": LIBFFM}
+MOST_EVENTS = 1 << 16
+"""Read before another template is made, at most."""
 
 
 class FastReader:
@@ -42,6 +45,7 @@ class FastReader:
     def __init__(self, spec: Spec, plan: features.Plan, exact: Reader) -> None:
         self.spec, self.exact, self.parse = spec, exact, exact.parse
         self._plan, self._after = plan, plan.after
+        self._templates = Templates(spec, plan)
         self._scan_lines = build.load("scan/lines", FORMAT=FORMATS[spec.event.format], DENSE=int(spec.dense)).lines
         self._times = KnownTimes(spec.event.time_format) if plan.event["clock"][0] == features.MEMO else None
         self._outputs = Outputs(len(spec.fields), spec.dense)
@@ -64,7 +68,10 @@ class FastReader:
         begin, end, n = messages.begin, messages.end, len(messages)
         tail_from, tail = copied_tail(data, begin, end)
         after = self._after.copy()
-        plan = self._plan._replace(after=after, memo=self._times.memo if self._times else self._plan.memo)
+        template = self._templates.current()
+        plan = self._plan._replace(
+            after=after, memo=self._times.memo if self._times else self._plan.memo, template=template
+        )
         spans, elements, weights = scratch(plan)
         full = True
         while full:
@@ -76,6 +83,7 @@ class FastReader:
             if full:
                 self._outputs.grow()
         self._after = after
+        self._templates.see(rows, template, data)
         return out, rows, entries, slows
 
     def _with_exact(
@@ -109,6 +117,30 @@ class FastReader:
         messages_of = of[lines_of]
         exact = replace(exact, partitions=messages.partitions[messages_of], offsets=messages.offsets[messages_of])
         return merged(batch, exact, slow[lines_of, 3]), refusals
+
+
+class Templates:
+    """The template of a reader's events, made anew where many are not like it; several threads may use one."""
+
+    def __init__(self, spec: Spec, plan: features.Plan) -> None:
+        self._spec, self._plan = spec, plan
+        self._template: features.Template = plan.template
+        self._events = self._pause = 0  # since the last one was made; before the next one may be made
+
+    def current(self) -> features.Template:
+        """The template, for one call of a kernel."""
+        template = self._template
+        return template._replace(steps=template.steps.copy(), missed=np.zeros(5, np.int64))
+
+    def see(self, events: int, template: features.Template, data: NDArray[np.uint8]) -> None:
+        """Learn from a call of a kernel: `events` were read, and it wrote to `template`."""
+        self._events += events
+        missed, begin, end = template.missed[2:].tolist()
+        if missed * 4 > events and self._events >= self._pause:
+            # Making one takes 0.2 ms; where events have many shapes, it is of less and less use.
+            self._events, self._pause = 0, min(max(2 * self._pause, 256), MOST_EVENTS)
+            made = learn(data[begin:end].tobytes(), self._spec, self._plan)
+            self._template = self._template if made is None else made
 
 
 class Outputs:

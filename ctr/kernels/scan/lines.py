@@ -14,8 +14,10 @@ import numpy as np
 from ctr.kernels.jit import bare, helper, inlined, kernel
 from ctr.kernels.scan import delimited, jsonlines, libffm_text
 from ctr.kernels.scan.features import MEMO, dense, envelope, sparse
+from ctr.kernels.scan.jsonlines import blanks_end
 from ctr.kernels.scan.memory import byte
-from ctr.kernels.scan.text import clean, find, is_utf8
+from ctr.kernels.scan.template import follow
+from ctr.kernels.scan.text import clean, find, is_utf8, ordinary
 
 # constants
 FORMAT = 0
@@ -23,7 +25,9 @@ DENSE = 1
 # end of constants
 
 JSON, DELIMITED, LIBFFM = range(3)
-TAB, LINE_FEED, RETURN, BLANK = 9, 10, 13, 32
+TAB, LINE_FEED, RETURN, BLANK, COMMA, OPEN_ARRAY, BACKSLASH, CLOSE_ARRAY = 9, 10, 13, 32, 44, 91, 92, 93
+MOST_PASSED = 63
+"""Lines that are not compared with the template after several that were not like it."""
 
 
 @helper
@@ -33,12 +37,15 @@ def is_blank(c: Any) -> Any:
 
 
 @inlined
-def features(plan: Any, spans: Any, elements: Any, weights: Any, used: Any, time_s: Any, out: Any, at: Any) -> Any:
+def features(
+    plan: Any, followed: Any, spans: Any, elements: Any, weights: Any, used: Any, time_s: Any, out: Any, at: Any
+) -> Any:  # fmt: skip
     """Entries of an event from `at` on: the one behind them; -1 for "cannot", -2 where there is no room."""
     if at + plan.event[0].room + used * plan.event[0].room_each > out.keys.shape[0]:
         behind = np.int64(-2)
     elif DENSE:
-        can = dense(plan, spans, time_s, out, at)
+        chosen = plan.template.rest if followed else plan.every
+        can = dense(plan, chosen, spans, time_s, out, at)
         behind = at + plan.fields.shape[0] if can else np.int64(-1)
     else:
         behind = sparse(plan, spans, elements, weights, time_s, out, at)
@@ -60,25 +67,25 @@ def trimmed(a: Any, b: Any) -> Any:
 
 
 @inlined
-def scan(a: Any, b: Any, single: Any, ascii_only: Any, plan: Any, spans: Any, elements: Any) -> Any:
-    """Spans of a trimmed line: elements used, -1 for "cannot"."""
-    event = plan.event[0]
-    used = np.int64(0)
-    if FORMAT == DELIMITED:
-        if not delimited.scan(a, b, event.delimiter, event.quotes, plan.slots, spans):
-            used = np.int64(-1)
-    elif FORMAT == LIBFFM:
-        used = libffm_text.scan(a, b, event.label, event.classes, plan.slots, plan.many, spans, elements)
-    else:
-        if not single:
-            single, ascii_only = clean(a, b)
-        if single and (ascii_only or is_utf8(a, b)):
-            behind, used = jsonlines.scan(a, b, plan, spans, elements)
-            if behind != b:
-                used = np.int64(-1)
-        else:
-            used = np.int64(-1)
-    return used
+def like_others(at: Any, end: Any, plan: Any, spans: Any, out: Any, entry: Any) -> Any:
+    """Whether a line was read by its template; where one after the other was not, most are not tried."""
+    template = plan.template
+    missed, followed = template.missed, False
+    if missed[0] > 0:
+        missed[0] -= 1
+    elif template.steps.shape[0] > 0 and entry + plan.fields.shape[0] <= out.keys.shape[0]:
+        followed = follow(at, end, plan, spans, out, entry)
+        missed[1] = 0 if followed else min(2 * missed[1] + 1, 8 * MOST_PASSED)
+        missed[0] = missed[1] // 8
+    return followed
+
+
+@helper
+def note_missed(begin: Any, end: Any, missed: Any) -> Any:
+    """Count a line that a template could have read; the longest one is to become the next template."""
+    missed[2] += 1
+    if end - begin > missed[4] - missed[3]:
+        missed[3], missed[4] = begin, end
 
 
 @bare
@@ -92,7 +99,11 @@ def _lines(
         base = tail - tail_from if end[i] > tail_from else data
         at, stop = base + begin[i], base + end[i]
         nothing, header = True, FORMAT == DELIMITED and offsets[i] == 0  # perhaps one: the exact way knows
-        single, ascii_only = clean(at, stop) if FORMAT == JSON else (False, False)
+        single = ascii_only = simple = False
+        if FORMAT == JSON:
+            single = ascii_only = simple = ordinary(at, stop)
+            if not simple:
+                single, ascii_only = clean(at, stop)
         while at < stop and not full:
             last = stop if single else find(at, stop, LINE_FEED)
             a, b = trimmed(at, last)
@@ -100,15 +111,33 @@ def _lines(
                 nothing = timeless = False
                 full = row == out.labels.shape[0] or slows == out.slow.shape[0]
                 good = not full and not header and last - at <= event.max_bytes
-                used = np.int64(0)
+                used, followed = np.int64(0), False
                 if good:
-                    used = scan(a, b, single, ascii_only, plan, spans, elements)
-                    good = used >= 0
+                    if FORMAT == JSON:
+                        if not single:
+                            good, ascii_only = clean(a, b)
+                        if good and not ascii_only:
+                            good = is_utf8(a, b)
+                        if good and DENSE:
+                            followable = simple or find(a, b, BACKSLASH) == b
+                            followed = followable and like_others(a, b, plan, spans, out, entry)
+                        if good and not followed:
+                            behind, used = jsonlines.scan(a, b, plan, spans, elements)
+                            good = behind == b
+                            if good and DENSE and followable:
+                                note_missed(a - base, b - base, plan.template.missed)
+                    elif FORMAT == DELIMITED:
+                        good = delimited.scan(a, b, event.delimiter, event.quotes, plan.slots, spans)
+                    else:
+                        used = libffm_text.scan(
+                            a, b, event.label, event.classes, plan.slots, plan.many, spans, elements
+                        )
+                        good = used >= 0
                 if good:
                     label, weight, time_s, good = envelope(plan, spans, arrivals_s[i])
                     timeless = not good and event.clock == MEMO
                 if good:
-                    behind = features(plan, spans, elements, weights, used, time_s, out, entry)
+                    behind = features(plan, followed, spans, elements, weights, used, time_s, out, entry)
                     full, good = behind == -2, behind >= 0
                 if good:
                     out.labels[row], out.weights[row], out.times_s[row] = label, weight, time_s
@@ -154,3 +183,43 @@ def lines(
         `full`: there was no room for all; nothing that was written counts.
     """
     return _lines(data, tail, tail_from, begin, end, offsets, arrivals_s, plan, spans, elements, weights, out)
+
+
+@bare
+def _rows(at: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, weights: Any, out: Any) -> Any:
+    row, entry, full = 0, np.int64(0), False
+    no_controls, ascii_only = clean(at, end)
+    good = no_controls and byte(at) == OPEN_ARRAY and (ascii_only or is_utf8(at, end))
+    at = blanks_end(at + 1, end)
+    while good and not full:
+        at, used = jsonlines.scan(at, end, plan, spans, elements)
+        good = at > 0
+        if good:
+            full = row == out.labels.shape[0]
+        if good and not full:
+            entry = features(plan, False, spans, elements, weights, used, time_s, out, entry)
+            full, good = entry == -2, entry != -1
+        if good and not full:
+            row += 1
+            if not DENSE:
+                out.start[row] = entry
+            at = blanks_end(at, end)
+            c = byte(at)
+            at = blanks_end(at + 1, end)
+            if c == CLOSE_ARRAY:
+                good = at == end
+                break
+            good = c == COMMA
+    return row if good else -1, entry, full
+
+
+@kernel
+def rows(at: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, weights: Any, out: Any) -> Any:
+    """All rows of an array of JSON objects between two addresses; labels, weights and times are left alone.
+
+    Returns
+    -------
+    rows, entries, full
+        rows -1: it must go the exact way. `full`: there was no room for all; nothing that was written counts.
+    """
+    return _rows(at, end, time_s, plan, spans, elements, weights, out)

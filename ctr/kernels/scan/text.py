@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import helper
-from ctr.kernels.scan.memory import below32, byte, equal32, forced, signed_below32, trailing_zeros, word4, word8
+from ctr.kernels.scan.memory import (
+    below32,
+    byte,
+    equal32,
+    equal64,
+    forced,
+    signed_below32,
+    signed_below64,
+    trailing_zeros,
+    word4,
+    word8,
+)
 
 # What a span holds.
 MISSING, NULL, TEXT, INTEGER, DECIMAL, TRUE, FALSE, ARRAY, OBJECT = range(9)
@@ -80,6 +91,14 @@ def xxh64(at: Any, end: Any, seed: Any) -> Any:
 def key_of(at: Any, end: Any, seed: Any) -> Any:
     """Key of a canonical text (`ctr.events.hashing.hash_text`)."""
     h = xxh64(at, end, seed)
+    return h if h >= RESERVED_KEYS else h + SHIFT
+
+
+@forced
+def key_of_8(at: Any, seed: Any) -> Any:
+    """`key_of` a text of 8 bytes, without a loop."""
+    h = seed + P5 + np.uint64(8)
+    h = _finished(rotl(h ^ (rotl(word8(at) * P2, 31) * P1), 27) * P1 + P4)
     return h if h >= RESERVED_KEYS else h + SHIFT
 
 
@@ -261,6 +280,18 @@ def clean(at: Any, end: Any) -> Any:
         high |= signed_below32(at, 0) & inside
         low |= below32(at, 32) & inside
     return low == 0, high == 0
+
+
+@forced
+def ordinary(at: Any, end: Any) -> Any:
+    """Whether a span has no control character, no byte beyond ASCII and no backslash."""
+    odd = np.uint64(0)
+    while at + 64 <= end:
+        odd |= signed_below64(at, 32) | equal64(at, 92)
+        at += 64
+    if at < end:
+        odd |= (signed_below64(at, 32) | equal64(at, 92)) & ((np.uint64(1) << np.uint64(end - at)) - np.uint64(1))
+    return odd == 0
 
 
 @helper
