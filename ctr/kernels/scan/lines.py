@@ -14,6 +14,7 @@ import numpy as np
 from ctr.kernels.jit import bare, helper, inlined, kernel
 from ctr.kernels.scan import delimited, jsonlines, libffm_text
 from ctr.kernels.scan.features import MEMO, dense, envelope, sparse
+from ctr.kernels.scan.jsonlines import blanks_end
 from ctr.kernels.scan.memory import byte
 from ctr.kernels.scan.text import clean, find, is_utf8
 
@@ -23,7 +24,7 @@ DENSE = 1
 # end of constants
 
 JSON, DELIMITED, LIBFFM = range(3)
-TAB, LINE_FEED, RETURN, BLANK = 9, 10, 13, 32
+TAB, LINE_FEED, RETURN, BLANK, COMMA, OPEN_ARRAY, CLOSE_ARRAY, OPEN = 9, 10, 13, 32, 44, 91, 93, 123
 
 
 @helper
@@ -154,3 +155,43 @@ def lines(
         `full`: there was no room for all; nothing that was written counts.
     """
     return _lines(data, tail, tail_from, begin, end, offsets, arrivals_s, plan, spans, elements, weights, out)
+
+
+@bare
+def _rows(at: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, weights: Any, out: Any) -> Any:
+    row, entry, full = 0, np.int64(0), False
+    no_controls, ascii_only = clean(at, end)
+    good = no_controls and byte(at) == OPEN_ARRAY and (ascii_only or is_utf8(at, end))
+    at = blanks_end(at + 1, end)
+    while good and not full:
+        at, used = jsonlines.scan(at, end, plan, spans, elements)
+        good = at > 0
+        if good:
+            full = row == out.labels.shape[0]
+        if good and not full:
+            entry = features(plan, spans, elements, weights, used, time_s, out, entry)
+            full, good = entry == -2, entry != -1
+        if good and not full:
+            row += 1
+            if not DENSE:
+                out.start[row] = entry
+            at = blanks_end(at, end)
+            c = byte(at)
+            at = blanks_end(at + 1, end)
+            if c == CLOSE_ARRAY:
+                good = at == end
+                break
+            good = c == COMMA
+    return row if good else -1, entry, full
+
+
+@kernel
+def rows(at: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, weights: Any, out: Any) -> Any:
+    """All rows of an array of JSON objects between two addresses; labels, weights and times are left alone.
+
+    Returns
+    -------
+    rows, entries, full
+        rows -1: it must go the exact way. `full`: there was no room for all; nothing that was written counts.
+    """
+    return _rows(at, end, time_s, plan, spans, elements, weights, out)
