@@ -39,7 +39,7 @@ _SCALES = {"none": features.NONE, "mean": features.MEAN, "sqrt": features.SQRT}
 
 
 def compile_plan(spec: Spec) -> features.Plan | None:
-    """Plan of a specification's events; None where it asks for what the kernels do not know.
+    """Plan of a specification's events and of its rows to score; None where it asks for what the kernels do not know.
 
     `memo`, `after` and `template` are the caller's to replace.
     """
