@@ -98,11 +98,13 @@ class ScorerApp(OpsApp):
         starting = scorer.ready()
         if starting is not None:
             raise HttpError(503, starting, ((b"retry-after", b"1"),))
-        rows = self._instances(request.body)
-        try:
-            batch = scorer.encode(rows)
-        except EventError as error:
-            raise HttpError(400, str(error)) from None
+        batch = scorer.scan(request.body)
+        if batch is None or len(batch) > self._max_instances:
+            rows = self._instances(request.body)
+            try:
+                batch = scorer.encode(rows)
+            except EventError as error:
+                raise HttpError(400, str(error)) from None
         if len(scorer.missing(batch)):
             await self._fill(batch)
         predictions = scorer.score(batch).tolist()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ctr import log
 from ctr.errors import CtrError, SettingError, StoreUnavailableError
 from ctr.events import Batch, encode_rows
+from ctr.events.requests import RequestScanner
 from ctr.model import Model
 from ctr.model.ranking import Question
 from ctr.serving.cache import RowCache
@@ -89,6 +90,7 @@ class Scorer:
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
         self._poll_s, self._reread_rows_per_s = poll_s, reread_rows_per_s
         self._questions = QuestionEncoder(stored.spec)
+        self._requests = RequestScanner(stored.spec)
         self._log = log.get(component="scorer", model=self.model_id)
         self._following = threading.Lock()
         self._stop, self._ready = threading.Event(), threading.Event()
@@ -161,6 +163,10 @@ class Scorer:
     def encode(self, rows: Sequence[Mapping[str, Any]], path: str = "$.instances") -> Batch:
         """Rows as keys; `path` is where they stand, for errors."""
         return encode_rows(self.spec, rows, time.time(), path)
+
+    def scan(self, body: bytes) -> Batch | None:
+        """Rows of ``{"instances": [...]}`` as keys, five times as fast as `encode`; None where it must be asked."""
+        return self._requests.scan_rows(body)
 
     def missing(self, batch: Batch) -> NDArray[np.uint64]:
         """Keys of which nothing is known here yet."""
@@ -249,6 +255,7 @@ class Scorer:
     def _compile(self) -> None:
         """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
         self.cache.warm()
+        self.scan(b'{"instances":[{}]}')
         batch = self.encode([{}])
         self.missing(batch)
         self.score(batch)

@@ -36,8 +36,8 @@ STEP = np.dtype([
 """Value of a template: the `length` bytes ``gaps[gap:]`` before it; whether it may be left out; column or field.
 
 `usual` is the bit of the quote at which a text ended in the template; the kernel writes `NEVER` where that turns out to
-say nothing. Where texts are of one length, the processor goes on to the next value before it has seen the end of this one:
-265 ns an event of 39 fields instead of 300.
+say nothing. Where texts are of one length, the processor goes on to the next value before it has seen the end of this
+one: 265 ns an event of 39 fields instead of 300.
 
 The last one stands for what follows the last value, and has none itself.
 """
