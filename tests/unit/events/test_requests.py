@@ -20,7 +20,7 @@ DENSE = [
 SPECS = {
     "dense": {"fields": DENSE},
     "sparse": {"fields": [*DENSE, {"name": "tags", "multi": True, "scale": "sqrt"}, {"name": "r", "real": True}]},
-    "delimited": {"event": {"format": "csv"}, "fields": DENSE},
+    "delimited": {"event": {"format": "delimited", "columns": ["label", "plain", "a", "o.b", "n"]}, "fields": DENSE},
 }
 PIECES = [
     b'"', b"\\", b"{", b"}", b"]", b"[", b",", b":", b"\n", b"\t", b"1e999", b"\xff", b"0", b"-", b".", b" ", b"null",
