@@ -165,7 +165,7 @@ class Scorer:
         return encode_rows(self.spec, rows, time.time(), path)
 
     def scan(self, body: bytes) -> Batch | None:
-        """Rows of ``{"instances": [...]}`` as keys, five times as fast as `encode`; None where it must be asked."""
+        """Rows of ``{"instances": [...]}`` as keys; None where the body must be decoded and `encode` asked."""
         return self._requests.scan_rows(body)
 
     def missing(self, batch: Batch) -> NDArray[np.uint64]:
