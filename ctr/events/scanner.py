@@ -6,6 +6,7 @@ events are put where they belong.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +50,7 @@ class FastReader:
         self._scan_lines = build.load("scan/lines", FORMAT=FORMATS[spec.event.format], DENSE=int(spec.dense)).lines
         self._times = KnownTimes(spec.event.time_format) if plan.event["clock"][0] == features.MEMO else None
         self._outputs = Outputs(len(spec.fields), spec.dense)
+        self._own = threading.local()
 
     def read(self, messages: Messages) -> tuple[Batch, list[Refusal]]:
         """See `Reader.read`."""
@@ -72,7 +74,9 @@ class FastReader:
         plan = self._plan._replace(
             after=after, memo=self._times.memo if self._times else self._plan.memo, template=template
         )
-        spans, elements, weights = scratch(plan)
+        if not hasattr(self._own, "scratch"):
+            self._own.scratch = scratch(plan)
+        spans, elements, weights = self._own.scratch
         full = True
         while full:
             out = self._outputs.make(n)
@@ -194,7 +198,7 @@ def as_bytes(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
 
 
 def scratch(plan: features.Plan) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.float64]]:
-    """Spans, elements and spline weights of one event: of one thread's call, so that they stay in its L1 cache.
+    """Spans, elements and spline weights of one event: of one thread, so that they stay in its L1 cache.
 
     There is a span more than columns: that of cells that nobody reads.
     """

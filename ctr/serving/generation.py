@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ctr.errors import CtrError
 from ctr.events import Batch, encode_rows
+from ctr.events.requests import RequestScanner
 from ctr.model import Model
 from ctr.model.ranking import Question
 from ctr.serving.cache import RowCache
@@ -53,7 +54,7 @@ class Generation:
             for keys in stored.keys
         ]
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
-        self._questions = QuestionEncoder(stored.spec)
+        self._questions, self._requests = QuestionEncoder(stored.spec), RequestScanner(stored.spec)
         self.error: CtrError | None = None
 
     @property
@@ -62,6 +63,10 @@ class Generation:
         return self.spec.model_id
 
     # The steps of a request
+
+    def scan(self, body: bytes) -> Batch | None:
+        """Rows of the body ``{"instances": [...]}`` as keys; None where it must be decoded, and `encode` asked."""
+        return self._requests.scan_rows(body)
 
     def encode(self, rows: Sequence[Row], path: str = "$.instances") -> Batch:
         """Rows as keys; `path` is where they stand, for errors.
@@ -132,6 +137,7 @@ class Generation:
     def warm(self) -> None:
         """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
         self.cache.warm()
+        self.scan(b'{"instances":[{}]}')
         batch = self.encode([{}])
         self.missing(batch)
         self.score(batch)

@@ -14,6 +14,7 @@ from test_asgi import ask
 from ctr import spec as specification
 from ctr.errors import StoreUnavailableError
 from ctr.events import encode_rows
+from ctr.events.requests import RequestScanner
 from ctr.serving.generation import Generation
 from ctr.serving.http import ScorerApp
 from ctr.serving.limits import Limits
@@ -32,6 +33,9 @@ class StubCache:
         return np.arange(len(batch)) == 0
 
 
+SCANNER = RequestScanner(SPEC)
+
+
 class StubScorer:
     """Predicts .25 for every row; `lacking` says whether the store must be asked, `fill` how that goes."""
 
@@ -43,6 +47,9 @@ class StubScorer:
 
     def encode(self, rows, path="$.instances"):
         return encode_rows(SPEC, rows, 0.0, path)
+
+    def scan(self, body):
+        return SCANNER.scan_rows(body)
 
     def missing(self, _batch):
         return np.zeros(int(self.lacking), np.uint64)
@@ -98,6 +105,14 @@ def test_empty_request_and_unknown_keys(app):
     assert predict(app, {"instances": []})[2] == {"predictions": []}
     assert predict(app, {"signature_name": "x", "instances": [{"nobody": [1, {}]}]})[0] == 200
     assert predict(app, b'{"instances": [{"user": 1, "nobody": 1e400}]}')[0] == 200  # as a trainer passes it over
+
+
+def test_usual_requests_are_scanned(app, scorer):
+    """Both ways give the same answers: the slow one must not be asked for what comes every day."""
+    scorer.encode = None
+    assert predict(app, {"instances": [{"user": 1, "adId": "x"}, {}]})[2] == {"predictions": [0.25, 0.25]}
+    scorer.scan = lambda _body: None
+    assert predict(app, {"instances": [{"user": 1}]})[0] == 500
 
 
 def test_any_content_type(app):
