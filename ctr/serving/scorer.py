@@ -97,7 +97,7 @@ class Scorer:
         self._thread: threading.Thread | None = None
         self._error: CtrError | None = None
         self._away_since: float | None = None
-        self._warm = False
+        self._warm = self._scans = False
 
     @property
     def model_id(self) -> str:
@@ -166,7 +166,7 @@ class Scorer:
 
     def scan(self, body: bytes) -> Batch | None:
         """Rows of ``{"instances": [...]}`` as keys; None where the body must be decoded and `encode` asked."""
-        return self._requests.scan_rows(body)
+        return self._requests.scan_rows(body) if self._scans else None
 
     def missing(self, batch: Batch) -> NDArray[np.uint64]:
         """Keys of which nothing is known here yet."""
@@ -255,11 +255,16 @@ class Scorer:
     def _compile(self) -> None:
         """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
         self.cache.warm()
-        self.scan(b'{"instances":[{}]}')
         batch = self.encode([{}])
         self.missing(batch)
         self.score(batch)
         self._warm = True
+        # Requests are decoded until it is there: its compilation, some ten seconds without a cache, delays nobody.
+        threading.Thread(target=self._warm_scan, name=f"scan-{self.model_id}", daemon=True).start()
+
+    def _warm_scan(self) -> None:
+        self._requests.scan_rows(b'{"instances":[{}]}')
+        self._scans = True
 
     def _follow_once(self) -> int | None:
         """One step of the cache; None where the store could not be read. Says so once when that changes."""
