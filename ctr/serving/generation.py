@@ -6,6 +6,7 @@ A request takes the steps of one and the same generation, whatever the scorer sw
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,6 +56,7 @@ class Generation:
         ]
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
         self._questions, self._requests = QuestionEncoder(stored.spec), RequestScanner(stored.spec)
+        self._scans = False
         self.error: CtrError | None = None
 
     @property
@@ -66,7 +68,7 @@ class Generation:
 
     def scan(self, body: bytes) -> Batch | None:
         """Rows of the body ``{"instances": [...]}`` as keys; None where it must be decoded, and `encode` asked."""
-        return self._requests.scan_rows(body)
+        return self._requests.scan_rows(body) if self._scans else None
 
     def encode(self, rows: Sequence[Row], path: str = "$.instances") -> Batch:
         """Rows as keys; `path` is where they stand, for errors.
@@ -137,12 +139,17 @@ class Generation:
     def warm(self) -> None:
         """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
         self.cache.warm()
-        self.scan(b'{"instances":[{}]}')
+        threading.Thread(target=self._warm_scanner, name="ctr-warm-scanner", daemon=True).start()
         batch = self.encode([{}])
         self.missing(batch)
         self.score(batch)
         self.explain({}, in_words=False)
         self.cache.by_field[:] = 0  # nobody has asked for that
+
+    def _warm_scanner(self) -> None:
+        """Half a minute where it is not in the disk cache, and requests can be decoded meanwhile."""
+        self._requests.scan_rows(b'{"instances":[{}]}')
+        self._scans = True
 
     def change(self, spec: Spec) -> None:
         """Take over what may change in place, such as the ttl."""
