@@ -103,7 +103,9 @@ def test_many_steps_follow_plain_loops(family, F, k, optimizer):
                                atol=1e-3)  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "k"), [("lr", 4), ("fm", 4), ("fm", 8), ("fwfm", 4), ("fwfm", 8), ("ffm", 4), ("ffm", 8)])
+@pytest.mark.parametrize(
+    ("family", "k"), [("lr", 4), ("fm", 4), ("fm", 8), ("fwfm", 4), ("fwfm", 8), ("ffm", 4), ("ffm", 8)]
+)
 def test_cuts_do_not_matter_and_prediction_is_pure(family, k):
     F = 6
     batch = to_batch(events(np.random.default_rng(2), 1500, F), F, dense=True)
