@@ -8,7 +8,7 @@ inlined. `ISA` is chosen at start: ``avx512``, ``avx2`` (two halves), or ``porta
 # ruff: noqa: ARG001  Numba's code generators have fixed signatures
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -147,6 +147,17 @@ minimum = _choice("<", "Lane by lane, y where x is NaN.")
 
 
 @_intrinsic
+def below(typing: Any, x: Any, y: Any) -> Any:
+    """Lane by lane, 1 where x < y, else 0."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        one, zero = (ir.Constant(V16, [value] * LANES) for value in (1.0, 0.0))
+        return b.select(b.fcmp_ordered("<", *args), one, zero)
+
+    return float16x(float16x, float16x), generate
+
+
+@_intrinsic
 def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
     """Return x y + z."""
 
@@ -214,7 +225,7 @@ def hsum(typing: Any, x: Any) -> Any:
     return types.float32(x), generate
 
 
-def shuffle(lanes: list[int]) -> Callable[..., Any]:
+def shuffle(lanes: Iterable[int]) -> Callable[..., Any]:
     """Make f(x, y) whose lane l is lane ``lanes[l]`` of x and y laid end to end."""
 
     def typer(typing: Any, x: Any, y: Any) -> Any:
@@ -223,7 +234,13 @@ def shuffle(lanes: list[int]) -> Callable[..., Any]:
 
         return float16x(float16x, float16x), generate
 
+    lanes = list(lanes)
     return _intrinsic(typer)
+
+
+def blend(width: int, *groups: int) -> Callable[..., Any]:
+    """Make f(x, y) that is x, but y in these groups of `width` lanes."""
+    return shuffle(lane + LANES * (lane // width in groups) for lane in range(LANES))
 
 
 @_intrinsic

@@ -41,7 +41,8 @@ def test_set():
 
 
 @pytest.mark.parametrize(("operation", "expected"), [(simd.add, X + Y), (simd.sub, X - Y), (simd.mul, X * Y),
-                                                     (simd.maximum, np.maximum(X, Y))])  # fmt: skip
+                                                     (simd.maximum, np.maximum(X, Y)), (simd.minimum, np.minimum(X, Y)),
+                                                     (simd.below, X < Y)])  # fmt: skip
 def test_arithmetic_is_exact(operation, expected):
     np.testing.assert_array_equal(run(operation, X, Y), expected)
 
@@ -75,6 +76,16 @@ def test_shuffle_takes_lanes_of_both():
     lanes = [*range(0, 32, 2)]
     operation = simd.shuffle(lanes)
     np.testing.assert_array_equal(run(operation, X, Y), np.concatenate([X, Y])[lanes])
+
+
+def test_nothing_is_below_itself_or_not_a_number():
+    assert not run(simd.below, X, X).any()
+    assert not run(simd.below, np.full(16, -np.inf, np.float32), np.full(16, np.nan, np.float32)).any()
+
+
+def test_blend_takes_groups_of_the_second():
+    expected = np.where(np.arange(16) // 4 % 2 == 1, Y, X)
+    np.testing.assert_array_equal(run(simd.blend(4, 1, 3), X, Y), expected)
 
 
 def test_prefetch_never_faults():
