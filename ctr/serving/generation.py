@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctr.answers import Explanation
 from ctr.errors import CtrError
 from ctr.events import Batch, encode_rows
 from ctr.model import Model
 from ctr.model.ranking import Question
 from ctr.serving.cache import RowCache
-from ctr.serving.explain import Explanation, explained
+from ctr.serving.explain import explained
 from ctr.serving.questions import QuestionEncoder
 from ctr.spec import Spec
 from ctr.store import Client, ShardKeys, ShardReader, StoredModel
