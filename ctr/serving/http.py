@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Histogram
 
 import ctr
@@ -34,6 +35,8 @@ _FILL_THREADS = 4
 _MAX_FILLS = 256
 """Requests that may wait for the store at once; beyond it they are answered from what is held."""
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+
+_STALE = (b"x-ctr-stale", b"1")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
@@ -117,22 +120,22 @@ class ScorerApp(OpsApp):
             400 for rows that cannot be read, 503 while the model is being loaded and there is no prior.
         """
         prior, starting = self.limits.prior, scorer.ready()
-        if prior is None:
+        if starting is not None and prior is None:
             self.require_ready(scorer)
-        self.limits.check_rows(rows, path, lists=not held.spec.dense)
+        self.limits.check_rows(rows, path, lists=not held.dense)
         try:
             batch = held.encode(rows, path)
         except EventError as error:
             raise HttpError(400, str(error)) from None
         if starting is not None:
             return self._fall_back(scorer, held, [prior] * len(rows), len(rows), "starting")
-        unheard = np.zeros(0, np.bool_)
+        unheard: NDArray[np.bool_] | None = None
         if len(held.missing(batch)) and not await self.ask(scorer, held, lambda: held.fill(batch), request):
-            unheard = unheard if prior is None else held.cache.unheard(batch)
+            unheard = None if prior is None else held.cache.unheard(batch)
         elif prior is not None and time.perf_counter() - request.began > self.limits.deadline_s:
             return self._fall_back(scorer, held, [prior] * len(rows), len(rows), "late")
         scores = held.score(batch)
-        if unheard.any():
+        if unheard is not None and unheard.any():
             scores[unheard] = prior
             predictions = scores.tolist()
             return self._fall_back(scorer, held, predictions, int(np.count_nonzero(unheard)), "unknown")
@@ -195,9 +198,7 @@ class ScorerApp(OpsApp):
             (b"x-ctr-version", str(version).encode() if version else b"none"),
             (b"x-ctr-staleness-seconds", b"%.3f" % staleness_s),
         )
-        if held.stale(self.limits.stale_after_s) is not None:
-            return (*headers, (b"x-ctr-stale", b"1"))
-        return headers
+        return (*headers, _STALE) if held.is_stale(staleness_s, self.limits.stale_after_s) else headers
 
     def _count(self, route: str, status: int, seconds: float) -> None:
         self._requests[route, str(status)] += 1

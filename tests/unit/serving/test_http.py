@@ -41,7 +41,7 @@ class StubScorer:
     def __init__(self):
         self.spec, self.model_id, self.cache, self.error = SPEC, SPEC.model_id, StubCache(), None
         self.lacking, self.staleness, self.starting = False, 1.25, None
-        self.name, self.current = "ads", self
+        self.name, self.current, self.dense = "ads", self, True
         self.fill = lambda _batch: True
 
     def encode(self, rows, path="$.instances"):
@@ -58,8 +58,7 @@ class StubScorer:
 
     event_lag_s = commit_age_s = staleness_s
 
-    def stale(self, limit_s):
-        return Generation.stale(self, limit_s)
+    stale, is_stale = Generation.stale, Generation.is_stale
 
     def live(self):
         return None
