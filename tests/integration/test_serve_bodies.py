@@ -108,7 +108,7 @@ async def all_judged(ask, count, expected):
     return seen, memory
 
 
-@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_bodies(redis_url, served, count):  # noqa: F811
     publisher = Publisher(redis_url, MULTI)
     publisher.learn(publisher.rows(500))
