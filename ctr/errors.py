@@ -91,3 +91,25 @@ class TooManyRefusedError(CtrError):
 
 class PortInUseError(CtrError):
     """The address to listen on is taken."""
+
+
+class RequestRefusedError(CtrError):
+    """A scoring server's answer to a request that it will never answer otherwise.
+
+    Parameters
+    ----------
+    status : int
+        Of HTTP.
+    message : str
+        What the server said.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status, self.message = status, message
+
+
+class ScorerUnavailableError(CtrError):
+    """A scoring server did not answer in time, or not yet."""
+
+    retriable = True

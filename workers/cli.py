@@ -179,6 +179,9 @@ def serve(model: str | None, models: tuple[str, ...], **options: Any) -> None:
 
     Of a NAME the live generation is followed, whichever that is.
     """
+    named = (() if model is None else (model,)) + models
+    if not named:
+        raise click.UsageError("Missing argument 'MODEL'.")
     from ctr.serving.limits import Limits  # noqa: PLC0415  as above
     from workers import serve as worker  # noqa: PLC0415  as above
 
@@ -187,7 +190,6 @@ def serve(model: str | None, models: tuple[str, ...], **options: Any) -> None:
     if options["unready_after_s"] is None:
         options["unready_after_s"] = math.inf
     limits = Limits(**{name: options.pop(name) for name in _LIMITS})
-    named = (() if model is None else (model,)) + models
     sys.exit(worker.serve(worker.ServeSettings(models=named, limits=limits, **options)))
 
 

@@ -360,12 +360,12 @@ class RowCache:
     @property
     def watermarks(self) -> Watermarks | None:
         """How far all rows held have come, at least; None before the first look at every shard."""
+        if len(self._shards) == 1:
+            return self._shards[0].watermarks
         each = [shard.watermarks for shard in self._shards]
         known = [watermarks for watermarks in each if watermarks is not None]
         if len(known) < len(each):
             return None
-        if len(known) == 1:
-            return known[0]
         return Watermarks(
             min(watermarks.event_s for watermarks in known),
             min(watermarks.arrival_s for watermarks in known),

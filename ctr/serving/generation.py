@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctr.answers import Explanation
 from ctr.errors import CtrError
 from ctr.events import Batch, encode_rows
 from ctr.events.requests import RequestScanner
 from ctr.model import Model
 from ctr.model.ranking import Question
 from ctr.serving.cache import RowCache
-from ctr.serving.explain import Explanation, explained
+from ctr.serving.explain import explained
 from ctr.serving.questions import QuestionEncoder
 from ctr.spec import Spec
 from ctr.store import Client, ShardReader, StoredModel
@@ -42,6 +43,8 @@ class Generation:
     Attributes
     ----------
     spec : Spec
+    dense : bool
+        Whether each field has at most one feature, of value 1.
     cache : RowCache
     error : CtrError or None
         Why the store cannot be read, or what it holds not be used; kept by who follows.
@@ -49,6 +52,7 @@ class Generation:
 
     def __init__(self, client: Client, stored: StoredModel, *, max_rows: int | None = None) -> None:
         self._client, self.stored, self.spec = client, stored, stored.spec
+        self.dense = stored.spec.dense
         rows = max_rows or stored.spec.model.max_rows
         readers = [
             ShardReader(client, keys, row_bytes=stored.row_bytes, spec_digest=stored.spec.digest)
@@ -176,16 +180,20 @@ class Generation:
         watermarks = self.cache.watermarks
         return _age(watermarks.commit_s if watermarks else 0.0)
 
+    def is_stale(self, staleness_s: float, limit_s: float) -> bool:
+        """Whether answers may be older than `limit_s`, for a present `staleness_s`."""
+        return self.error is not None or staleness_s > limit_s or self.cache.broken
+
     def stale(self, limit_s: float) -> str | None:
         """None, or why answers may be older than `limit_s`."""
+        staleness_s = self.staleness_s()
+        if not self.is_stale(staleness_s, limit_s):
+            return None
         if self.error is not None:
             return f"{self.model_id}: answers are from the rows read last: {self.error}"
-        if self.cache.broken:
-            return f"{self.model_id}: rows are being read again after a broken chain of commits"
-        staleness_s = self.staleness_s()
         if staleness_s > limit_s:
             return f"{self.model_id}: staleness is {staleness_s:.1f} s, above {limit_s:g} s"
-        return None
+        return f"{self.model_id}: rows are being read again after a broken chain of commits"
 
 
 def _age(moment_s: float) -> float:

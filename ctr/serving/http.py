@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Histogram
 
 import ctr
@@ -35,6 +36,8 @@ _FILL_THREADS = 4
 _MAX_FILLS = 256
 """Requests that may wait for the store at once; beyond it they are answered from what is held."""
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+
+_STALE = (b"x-ctr-stale", b"1")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
@@ -127,7 +130,7 @@ class ScorerApp(OpsApp):
         """
         if self.limits.prior is None:
             self.require_ready(scorer)
-        self.limits.check_rows(rows, path, lists=not held.spec.dense)
+        self.limits.check_rows(rows, path, lists=not held.dense)
         try:
             batch = held.encode(rows, path)
         except EventError as error:
@@ -141,13 +144,13 @@ class ScorerApp(OpsApp):
         prior, n = self.limits.prior, len(batch)
         if prior is not None and scorer.ready() is not None:
             return self._fall_back(scorer, held, [prior] * n, n, "starting")
-        unheard = np.zeros(0, np.bool_)
+        unheard: NDArray[np.bool_] | None = None
         if len(held.missing(batch)) and not await self.ask(scorer, held, lambda: held.fill(batch), request):
-            unheard = unheard if prior is None else held.cache.unheard(batch)
+            unheard = None if prior is None else held.cache.unheard(batch)
         elif prior is not None and time.perf_counter() - request.began > self.limits.deadline_s:
             return self._fall_back(scorer, held, [prior] * n, n, "late")
         scores = held.score(batch)
-        if unheard.any():
+        if unheard is not None and unheard.any():
             scores[unheard] = prior
             predictions = scores.tolist()
             return self._fall_back(scorer, held, predictions, int(np.count_nonzero(unheard)), "unknown")
@@ -210,9 +213,7 @@ class ScorerApp(OpsApp):
             (b"x-ctr-version", str(version).encode() if version else b"none"),
             (b"x-ctr-staleness-seconds", b"%.3f" % staleness_s),
         )
-        if held.stale(self.limits.stale_after_s) is not None:
-            return (*headers, (b"x-ctr-stale", b"1"))
-        return headers
+        return (*headers, _STALE) if held.is_stale(staleness_s, self.limits.stale_after_s) else headers
 
     def _count(self, route: str, status: int, seconds: float) -> None:
         self._requests[route, str(status)] += 1

@@ -50,7 +50,7 @@ def _rank(app: ScorerApp) -> Handler:
         scorer = app.models.find(request.params)
         app.require_ready(scorer)
         held, asked = scorer.current, read(decode, request.body)
-        app.limits.check_rows([asked.context], "$.context", lists=not held.spec.dense)
+        app.limits.check_rows([asked.context], "$.context", lists=not held.dense)
         question = _question(app, held, asked)
         scores, unknown = held.score_question(question)
         if unknown and await app.ask(scorer, held, lambda: held.fill(question.batch), request):
@@ -72,7 +72,7 @@ def _question(app: ScorerApp, held: Generation, asked: _RankRequest) -> Question
     rows = [candidate for candidate in asked.candidates if isinstance(candidate, dict)]
     if len(rows) < len(asked.candidates):
         raise HttpError(400, "$.candidates: expected objects; this server has no catalogue to look ids up in")
-    app.limits.check_rows(rows, "$.candidates", lists=not held.spec.dense)
+    app.limits.check_rows(rows, "$.candidates", lists=not held.dense)
     try:
         return held.question(asked.context, rows)
     except EventError as error:

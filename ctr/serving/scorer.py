@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr import log
+from ctr.answers import Explanation
 from ctr.errors import CtrError, SettingError, StoreUnavailableError
 from ctr.serving.cache import RowCache
-from ctr.serving.explain import Explanation
 from ctr.serving.generation import Generation
 from ctr.serving.questions import Ranking
 from ctr.spec import Spec

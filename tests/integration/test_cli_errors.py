@@ -128,7 +128,9 @@ def test_the_wrong_topic_is_not_poured_into_dead_letters(redis_url, spec, tmp_pa
         assert client.hget("ctr:{ads@1:0}:meta", f"offset:{path}") is None
 
 
-@pytest.mark.parametrize("arguments", [("train",), ("train", "nowhere.toml"), ("serve", "ads", "--frm"), ("trian",)])
+@pytest.mark.parametrize(
+    "arguments", [("train",), ("train", "nowhere.toml"), ("serve", "ads", "--frm"), ("serve",), ("trian",)]
+)
 def test_wrong_usage_is_clicks_business(arguments):
     done = ctr(*arguments)
     assert done.returncode == ExitCode.USAGE
@@ -137,7 +139,7 @@ def test_wrong_usage_is_clicks_business(arguments):
 
 
 def test_help_ends_with_examples():
-    for command in ("train", "serve", "check", "simulate", "replay"):
+    for command in ("train", "serve", "explain", "check", "simulate", "replay"):
         done = ctr(command, "--help")
         assert done.returncode == ExitCode.OK
         assert f"ctr {command} " in done.stdout.split("Examples:")[1]
