@@ -82,7 +82,7 @@ class Scorer:
         stored = read_model(client, model)
         self.spec: Spec = stored.spec
         rows = max_rows or stored.spec.model.max_rows
-        readers = [
+        self._readers = readers = [
             ShardReader(client, keys, row_bytes=stored.row_bytes) for keys in stored.keys
         ]
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
@@ -257,6 +257,7 @@ class Scorer:
         """One step of the cache; None where the store could not be read. Says so once when that changes."""
         with self._following:
             try:
+                ShardReader.look_ahead(self._readers)
                 read = self.cache.follow()
             except CtrError as error:
                 if self._error is None:
