@@ -50,6 +50,7 @@ class Follower:
             The store did not answer, or what it holds cannot be used. The next call begins anew.
         """
         try:
+            ShardReader.look_ahead(self._readers)
             return sum(self._follow(shard) for shard in range(len(self._readers)))
         except BaseException:
             self._begin()  # what a reader has reported is not reported again

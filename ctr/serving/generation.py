@@ -54,11 +54,11 @@ class Generation:
         self._client, self.stored, self.spec = client, stored, stored.spec
         self.dense = stored.spec.dense
         rows = max_rows or stored.spec.model.max_rows
-        readers = [
+        self._readers = [
             ShardReader(client, keys, row_bytes=stored.row_bytes, spec_digest=stored.spec.digest)
             for keys in stored.keys
         ]
-        self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
+        self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), self._readers, max_rows=rows)
         self._questions, self._requests = QuestionEncoder(stored.spec), RequestScanner(stored.spec)
         self._scans = False
         self.error: CtrError | None = None
@@ -149,6 +149,17 @@ class Generation:
         self.score(batch)
         self.explain({}, in_words=False)
         self.cache.by_field[:] = 0  # nobody has asked for that
+
+    def follow(self) -> int:
+        """Take over what was committed since the last time; how many rows were read.
+
+        Raises
+        ------
+        CtrError
+            The store cannot be read, or what it holds not be used.
+        """
+        ShardReader.look_ahead(self._readers)
+        return self.cache.follow()
 
     def _warm_scanner(self) -> None:
         """Half a minute where it is not in the disk cache, and requests can be decoded meanwhile."""

@@ -269,7 +269,7 @@ class Scorer:
             self._take_over()
             held = self._current
             try:
-                read = held.cache.follow()
+                read = held.follow()
             except CtrError as error:
                 self._told(held, error)
                 return None
@@ -316,7 +316,7 @@ class Scorer:
             made = Generation(self._client, stored, max_rows=self._max_rows)
             made.warm()
             while not self._stop.is_set():
-                read = made.cache.follow()
+                read = made.follow()
                 if not made.cache.broken:
                     break
                 self._stop.wait(read / self._reread_rows_per_s)

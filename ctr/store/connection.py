@@ -23,6 +23,8 @@ Command = Sequence[Any] | memoryview
 
 _REFUSED = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
 
+_ANY = (redis.RedisError, redis.exceptions.RedisClusterException)  # the second is none of the first
+
 
 def connect(url: str, *, timeout_s: float = 5.0) -> Client:
     """A client that answered a PING, for any URL of `ctr.store.address`.
@@ -78,7 +80,7 @@ def translated(where: str = "Redis") -> Iterator[None]:
     except redis.ResponseError as error:
         # OOM, READONLY (a replica), LOADING, MISCONF (disk full), EXECABORT: the server's state, not our mistake
         raise StoreUnavailableError(f"{where} refused a command: {error}") from error
-    except redis.RedisError as error:  # of a Cluster: slots that nobody serves, no node that answers
+    except _ANY as error:  # of a Cluster: slots that nobody serves, no node that answers
         raise StoreUnavailableError(f"{where} cannot be used now: {error}") from error
 
 
@@ -146,7 +148,7 @@ class Session:
                 raise failed
         except BaseException as error:
             self.drop()
-            if isinstance(self._client, RedisCluster) and isinstance(error, redis.RedisError):
+            if isinstance(self._client, RedisCluster) and isinstance(error, _ANY):
                 self._look_around(self._client)
             raise
         return replies
@@ -154,7 +156,7 @@ class Session:
     @staticmethod
     def _look_around(client: RedisCluster) -> None:
         """Ask a Cluster who serves what: a node is gone, or a slot has moved (MOVED, ASK, READONLY)."""
-        with contextlib.suppress(redis.RedisError):
+        with contextlib.suppress(*_ANY):
             client.nodes_manager.initialize()
 
     @staticmethod

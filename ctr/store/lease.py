@@ -53,14 +53,13 @@ class Lease:
         ttl_ms = int(self.ttl_s * 1000)
         with translated():
             _, holder = self._session.calls([("WATCH", self._key), ("GET", self._key)])
-            if holder == self._token:  # not by SET: a server without memory to spare refuses that
-                renewed = self._session.transaction([("PEXPIRE", self._key, ttl_ms)])
-            elif holder is None or holder == _RELEASED:
-                renewed = self._session.transaction([("SET", self._key, self._token, "PX", ttl_ms)])
-            else:
-                self._session.call("UNWATCH")
-                return False
-        return renewed is not None and renewed[0] != 0
+            if holder is None or holder == _RELEASED:
+                taken = self._session.transaction([("SET", self._key, self._token, "PX", ttl_ms)])
+                return taken is not None
+            # neither SET nor MULTI: a server without memory to spare refuses them, and this one it does not; between
+            # GET and it the lease may pass on, and is then renewed for its new holder
+            self._session.call("UNWATCH")
+            return bool(holder == self._token and self._session.call("PEXPIRE", self._key, ttl_ms))
 
     def release(self) -> None:
         """Let another take it at once, if it is ours.

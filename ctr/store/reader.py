@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,7 @@ class ShardReader:
         self._client, self._keys, self._row_bytes = client, keys, row_bytes
         self._spec_digest = spec_digest
         self._seen: Version | None = None
+        self._looked: Any = None
 
     @property
     def version(self) -> Version | None:
@@ -106,8 +107,10 @@ class ShardReader:
             The shard's rows are those of another specification.
         StoreUnavailableError
         """
-        with translated():
-            stored: Any = self._client.hmget(self._keys.meta, _POLLED)
+        stored, self._looked = self._looked, None
+        if stored is None:
+            with translated():
+                stored = self._client.hmget(self._keys.meta, _POLLED)
         meta = Meta.read({name: value for name, value in zip(_POLLED, stored, strict=True) if value is not None})
         if meta is None:
             raise ShardLostError(f"{self._keys.meta} is gone: an emptied server, or a dropped model")
@@ -146,3 +149,18 @@ class ShardReader:
         """Follow from here on; all that is held must be read again."""
         self._seen = meta.version
         return Changes(np.empty(0, np.uint64), True, meta.version, meta.watermarks)
+
+    @classmethod
+    def look_ahead(cls, readers: Sequence[ShardReader]) -> None:
+        """Ask for the metas of all shards in one round trip; each reader's next `poll` begins with what was found.
+
+        Raises
+        ------
+        StoreUnavailableError
+        """
+        with translated():
+            pipeline = readers[0]._client.pipeline(transaction=False)  # noqa: SLF001  of the same class
+            for reader in readers:
+                pipeline.hmget(reader._keys.meta, _POLLED)  # noqa: SLF001  as above
+            for reader, stored in zip(readers, pipeline.execute(), strict=True):
+                reader._looked = stored  # noqa: SLF001  as above
