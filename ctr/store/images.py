@@ -195,21 +195,17 @@ class _Follower:
     def _read_again(self) -> dict[str, str] | None:
         """Read what changed; the meta where all that is held is of its version.
 
-        Rows and meta come in one round trip, so that whatever holds us up, only what falls between the look at the
-        change stream and that round trip has us read again.
+        A row that is gone by now is so by a commit that is yet to be noted. Rows and meta come in one round trip: what
+        falls between the look at the change stream and that round trip, nothing else, has us read again.
         """
         changed, self._changed = self._changed, np.empty(0, np.uint64)
         while len(changed) > BLOCK:
-            self._put(changed[:BLOCK], self._reader.fetch(changed[:BLOCK]))
+            self._log.put(self._reader.fetch(changed[:BLOCK]))
             changed = changed[BLOCK:]
         found, stored = self._reader.fetch_at(changed)
-        self._put(changed, found)
+        self._log.put(found)
         fields = {name.decode(): value.decode() for name, value in stored.items()}
         return fields if "ver" in fields and parsed(fields).version == self._reader.version else None
-
-    def _put(self, asked: NDArray[np.uint64], found: RowBlock) -> None:
-        self._log.put(found)
-        self._log.drop(np.setdiff1d(asked, found.keys))
 
     def close(self) -> None:
         self._log.close()
