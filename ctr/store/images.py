@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from ctr.errors import StoreUnavailableError
 from ctr.rows import RowBlock
 from ctr.store.catalog import StoredModel
 from ctr.store.codec import CHUNK
-from ctr.store.connection import Client, translated
+from ctr.store.connection import Client
 from ctr.store.keys import ShardKeys
 from ctr.store.model_writer import resume
 from ctr.store.reader import ShardReader
@@ -42,7 +42,7 @@ BLOCK = 8 * CHUNK
 _NOTE_S = 1.0
 """Change streams are followed at least so often while pages are read: they are trimmed by bytes."""
 _ATTEMPTS = 3
-_SETTLE_S = 60.0
+_SETTLE_S = 120.0
 _LOOK_S = 0.005
 """Between two looks whether a shard that is behind has come on."""
 
@@ -156,7 +156,7 @@ class _Follower:
     """One shard: its rows as far as they were read, and which of them have changed since."""
 
     def __init__(self, client: Client, keys: ShardKeys, row_bytes: int, directory: str | None) -> None:
-        self._client, self._keys = client, keys
+        self._keys = keys
         self._reader = ShardReader(client, keys, row_bytes=row_bytes)
         self._log = RowLog(row_bytes, directory)
         self._changed = np.empty(0, np.uint64)
@@ -168,39 +168,44 @@ class _Follower:
             self._log.put(block)
             yield len(block)
 
-    def note(self) -> bool:
-        """Take note of what changed; whether anything did."""
+    def note(self) -> None:
+        """Take note of what changed."""
         changes = self._reader.poll()
         if changes is None:
-            return False
+            return
         if changes.broken:
             raise _ChainBrokenError(
                 f"{self._keys.changes} no longer holds what came since the last look: commits are faster than reading"
             )
         self._changed = np.union1d(np.setdiff1d(self._changed, changes.gone), changes.written)
         self._log.drop(changes.gone)
-        return True
 
     def settle(self) -> ReadImage:
         """Read what changed until nothing did since."""
         until = time.monotonic() + _SETTLE_S
         while time.monotonic() < until:
-            if not self.note() and not len(self._changed):
-                with translated():
-                    stored: Any = self._client.hgetall(self._keys.meta)
-                fields = {name.decode(): value.decode() for name, value in stored.items()}
-                if "ver" in fields and (meta := parsed(fields)).version == self._reader.version:
-                    return ReadImage(meta, fields, self._log, *self._log.settled())
-            self._read_again()
-        raise StoreUnavailableError(f"{self._keys.rows} changes faster than it can be read")
+            self.note()
+            if (fields := self._read_again()) is not None:
+                return ReadImage(parsed(fields), fields, self._log, *self._log.settled())
+        raise StoreUnavailableError(
+            f"{self._keys.rows} changes faster than it can be read: take it with a longer commit.interval_ms, or on "
+            "a less busy machine"
+        )
 
-    def _read_again(self) -> None:
+    def _read_again(self) -> dict[str, str] | None:
+        """Read what changed; the meta where all that is held is of its version.
+
+        A row that is gone by now is so by a commit that is yet to be noted. Rows and meta come in one round trip: what
+        falls between the look at the change stream and that round trip, nothing else, has us read again.
+        """
         changed, self._changed = self._changed, np.empty(0, np.uint64)
-        for begin in range(0, len(changed), BLOCK):
-            asked = changed[begin : begin + BLOCK]
-            found = self._reader.fetch(asked)
-            self._log.put(found)
-            self._log.drop(np.setdiff1d(asked, found.keys))
+        while len(changed) > BLOCK:
+            self._log.put(self._reader.fetch(changed[:BLOCK]))
+            changed = changed[BLOCK:]
+        found, stored = self._reader.fetch_at(changed)
+        self._log.put(found)
+        fields = {name.decode(): value.decode() for name, value in stored.items()}
+        return fields if "ver" in fields and parsed(fields).version == self._reader.version else None
 
     def close(self) -> None:
         self._log.close()

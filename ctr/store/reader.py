@@ -77,13 +77,28 @@ class ShardReader:
         ------
         StoreUnavailableError
         """
+        return self._fetch(keys, with_meta=False)[0]
+
+    def fetch_at(self, keys: NDArray[np.uint64]) -> tuple[RowBlock, dict[bytes, bytes]]:
+        """Rows of these keys, and the meta hash as it is once they are read, in one round trip.
+
+        Raises
+        ------
+        StoreUnavailableError
+        """
+        return self._fetch(keys, with_meta=True)
+
+    def _fetch(self, keys: NDArray[np.uint64], *, with_meta: bool) -> tuple[RowBlock, dict[bytes, bytes]]:
         names = field_names(keys)
         with translated():
             pipeline = self._client.pipeline(transaction=False)
             for begin in range(0, len(names), CHUNK):
                 pipeline.hmget(self._keys.rows, names[begin : begin + CHUNK])
+            if with_meta:
+                pipeline.hgetall(self._keys.meta)
             replies = pipeline.execute()
-        return decode_rows(keys, [value for reply in replies for value in reply], self._row_bytes)
+        meta = replies.pop() if with_meta else {}
+        return decode_rows(keys, [value for reply in replies for value in reply], self._row_bytes), meta
 
     def scan(self, count: int = CHUNK) -> Iterator[RowBlock]:
         """All rows, in blocks."""
