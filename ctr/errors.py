@@ -73,6 +73,10 @@ class ShardLostError(CtrError):
     """The model's specification is there but a shard's meta is not: data was lost, and learning on would hide it."""
 
 
+class OriginsDifferError(ShardLostError):
+    """Shards of one model began a partition at different offsets: what lies between counts in some of them alone."""
+
+
 class FencedError(CtrError):
     """Another writer has taken the model over; nothing of ours may be written any more."""
 

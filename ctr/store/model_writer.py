@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.errors import SettingError, ShardLostError
+from ctr.errors import OriginsDifferError, SettingError, ShardLostError
 from ctr.rows import RowBlock, shard_of
 from ctr.store.catalog import StoredModel, write_again
 from ctr.store.codec import RowPacker
@@ -59,8 +59,17 @@ def resume(metas: Sequence[Meta]) -> Resume:
     ------
     ShardLostError
         A shard has no offset of a partition that another has, and none knows its origin.
+    OriginsDifferError
+        Shards began a partition at different offsets.
     """
     origins = {partition: offset for meta in reversed(metas) for partition, offset in meta.origins.items()}
+    for shard, meta in enumerate(metas):
+        for name, offset in meta.origins.items():
+            if offset != origins[name]:
+                raise OriginsDifferError(
+                    f"shard {shard} began {name} at offset {offset}, others at {origins[name]}: it lost its first "
+                    "commits and an earlier writer went on with it; restore a snapshot, or begin a new generation"
+                )
     names = dict.fromkeys([*origins, *(partition for meta in metas for partition in meta.offsets)])
     stored = []
     for shard, meta in enumerate(metas):
