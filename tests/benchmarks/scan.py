@@ -1,14 +1,12 @@
-"""Speed of reading events on one core: `python tests/benchmarks/scan.py` prints a table.
+"""Speed of reading events on one core: `python tests/benchmarks/scan.py`.
 
-Criteo-shaped events of 39 fields in JSON, about 543 bytes each. Each figure is the median over rounds in which the
-things compared take turns, in processor time of the thread, because machines are shared: read the ratios. Events are
-not used twice in a round and are too many for a processor to learn their branches by heart, and what is decoded is
-kept until the round's chunk is done, as a consumer would.
+Criteo-shaped events of 39 fields in JSON, about 543 bytes each. Events are not used twice in a round and are too many
+for a processor to learn their branches by heart, and what is decoded is kept until the round's chunk is done, as a
+consumer would.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -17,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
+from engine import alone
+from measure import main, report, taking_turns
 from rich.console import Console
-from rich.table import Table as Grid
 
 from ctr import spec as specification
 from ctr.events import Messages, open_reader
@@ -65,19 +64,7 @@ def to_messages(some: list[bytes]) -> Messages:
     )  # fmt: skip
 
 
-def taking_turns(runs: dict[str, Callable[[int], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of this thread's processor time of each of several functions of the round's number."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 2):
-        for name, run in runs.items():
-            begin = time.thread_time()
-            kept = run(turn)
-            times[name].append(time.thread_time() - begin)
-            del kept
-    return {name: statistics.median(taken[2:]) for name, taken in times.items()}
-
-
-def bench_json(report: Callable[..., None]) -> None:
+def bench_json() -> None:
     """JSON to keys beside msgspec into typed structs and orjson into dicts."""
     reader = open_reader(specification.from_builtins(SETTINGS))
     texts = [lines(CHUNK, seed, 1_000_000) for seed in range(CHUNKS)]
@@ -94,7 +81,7 @@ def bench_json(report: Callable[..., None]) -> None:
         runs["orjson"] = lambda turn: [orjson.loads(line) for line in texts[turn % CHUNKS]]
     except ImportError as error:
         Console().print(f"orjson: left out ({error}); pip install '.[bench]'")
-    taken = taking_turns(runs)
+    taken = taking_turns(runs, ROUNDS)
     suite = f"JSON to keys, 39 fields, {sum(map(len, texts[0])) / CHUNK:.0f} bytes"
     speeds = {name: CHUNK / seconds for name, seconds in taken.items()}
     for name, what in (("msgspec", "msgspec, typed"), ("orjson", "orjson.loads")):
@@ -103,7 +90,7 @@ def bench_json(report: Callable[..., None]) -> None:
                    speeds["scan"] / speeds[name])  # fmt: skip
 
 
-def bench_learning(report: Callable[..., None]) -> None:
+def bench_learning() -> None:
     """JSON bytes to updated rows beside learning from ready keys, in micro-batches, with a table of a million rows."""
     spec = specification.from_builtins(SETTINGS)
     reader, model = open_reader(spec), Model(spec)
@@ -125,13 +112,13 @@ def bench_learning(report: Callable[..., None]) -> None:
         for batch in batches[some(turn + 4)]:
             model.learn_many(batch)
 
-    taken = taking_turns({"bytes": from_bytes, "ready": ready})
+    taken = taking_turns({"bytes": from_bytes, "ready": ready}, ROUNDS)
     n = used * MICRO
     report(f"ffm k=4, 39 fields, {model.rows:,} features", f"JSON bytes to updated rows, {MICRO} a batch (ready keys)",
            n / taken["bytes"], "events/s", n / taken["ready"], taken["ready"] / taken["bytes"])  # fmt: skip
 
 
-def bench_threads(report: Callable[..., None]) -> None:
+def bench_threads() -> None:
     """Events a second by the clock, of several scan threads; information only, other processes count too."""
     reader = open_reader(specification.from_builtins(SETTINGS))
     sent = [to_messages(lines(CHUNK, seed, 1_000_000)) for seed in range(CHUNKS)] * 4
@@ -149,21 +136,11 @@ def bench_threads(report: Callable[..., None]) -> None:
         report("scan threads", f"{threads} (baseline: 1)", speed, "events/s", alone, speed / alone)
 
 
-def run(report: Callable[..., None]) -> None:
-    """All figures, as ``report(suite, name, value, unit, baseline, ratio)``."""
-    bench_json(report)
-    bench_learning(report)
-    bench_threads(report)
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    grid = Grid("suite", "what", "value", "unit", "baseline", "ratio", title="medians of interleaved rounds, one core")
-    run(lambda suite, name, value, unit, baseline, ratio: grid.add_row(
-        suite, name, f"{value:,.0f}", unit, f"{baseline:,.0f}", f"{ratio:.2f} x",
-    ))  # fmt: skip
-    Console(width=140).print(grid)
-
+SUITES = [
+    ("scan json", alone, (bench_json,)),
+    ("scan learn", alone, (bench_learning,)),
+    ("scan threads", bench_threads, ()),
+]
 
 if __name__ == "__main__":
-    main()
+    main(SUITES, __doc__)

@@ -2,12 +2,11 @@
 
 From the bytes of a file in the page cache to a `Batch`: read, split into lines, scanned, checked and hashed, with the
 specifications of deploy/examples. Beside it pandas' C reader (``read_csv`` with no settings but separator and header)
-on the same file, which only parses. Medians of rounds in which they take turns: read the ratios.
+on the same file, which only parses.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from functools import partial
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from engine import alone
+from measure import main, report, taking_turns
 
 from ctr import spec as specification
 from ctr.events import open_reader
@@ -97,8 +98,9 @@ def pandas_reader(**settings):
     return partial(pd.read_csv, engine="c", **settings)
 
 
-def bench_text(taking_turns, report, criteo_log=None):
-    """Criteo, Avazu and libffm; the first arguments are bench.py's functions, the last one is a real log's path."""
+def bench_text():
+    """Criteo (``CTR_BENCH_CRITEO``: a real log instead of a made one), Avazu and libffm."""
+    criteo_log = Path(os.environ["CTR_BENCH_CRITEO"]) if "CTR_BENCH_CRITEO" in os.environ else None
     criteo = specification.read(EXAMPLES / "criteo.toml")
     avazu, libffm = (specification.read(EXAMPLES / f"{name}.toml") for name in ("avazu", "libffm"))
     suites = [
@@ -132,19 +134,7 @@ def ignoring_turn(run, *arguments):
     return run(*arguments)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--criteo", type=Path, help="a real log instead of a made one")
-    arguments = parser.parse_args()
-    from bench import report, results, taking_turns
-
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    bench_text(taking_turns, report, arguments.criteo)
-    for row in results:
-        ratio = f"{row['ratio']:.2f} x {row['baseline']:,.0f}" if row["ratio"] else ""
-        print(f"{row['suite']:28} {row['name']:48} {row['value']:12,.0f} {row['unit']} {ratio}")
-
+SUITES = [("scan text", alone, (bench_text,))]
 
 if __name__ == "__main__":
-    main()
+    main(SUITES, __doc__)
