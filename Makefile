@@ -32,7 +32,7 @@ test-all: setup services lint  ## the slow tests too
 soak: setup services  ## hours: fifty million steps of the commit protocol, half a million fuzzed events, flat memory
 	@.venv/bin/pytest -m slow tests/unit/store tests/unit/events tests/unit/model tests/integration/test_serve_bodies.py
 
-chaos: setup services  ## ten minutes of kills on real processes, twice: every event counts exactly once
+chaos: setup services  ## ten minutes of kills on real processes: every event counts exactly once
 	@$(PY) tests/chaos/chaos.py --minutes 10
 
 bench: setup services  ## speeds as ratios within one run: a table and bench.json
