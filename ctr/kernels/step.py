@@ -40,7 +40,7 @@ from ctr.kernels.layout import (
     START,
     Z,
 )
-from ctr.kernels.simd import fma, fnma, load16, maximum, mul, rsqrt, set16, store16
+from ctr.kernels.simd import fma, fnma, load16, maximum, mul, rcp, rsqrt, set16, store16
 
 C_MAX, X_MAX, G_MAX = np.float32(1e6), np.float32(1e9), np.float32(1e15)
 TINY = np.float32(2.0**-100)
@@ -182,10 +182,10 @@ def step(W: Any, at: int, P: int, g: Any, c0: Any, c1: Any) -> None:
 def move(w: Any, n: Any, g: Any, c0: Any, c1: Any) -> Any:
     """Sixteen weights after their step, n the sum with g^2 in it, c0 and c1 sixteen lanes each.
 
-    1 / (c0 + c1 sqrt n) within twice `rsqrt`'s error: sqrt n is n rsqrt(n), and 1 / d is rsqrt(d)^2.
+    1 / (c0 + c1 sqrt n) is y / (c0 y + c1) with y = 1 / sqrt n: within the errors of `rsqrt` and `rcp` together.
     """
-    s = rsqrt(fma(c1, mul(n, rsqrt(maximum(n, set16(TINY)))), c0))
-    return fnma(g, mul(s, s), w)
+    y = rsqrt(maximum(n, set16(TINY)))
+    return fnma(mul(g, y), rcp(fma(c0, y, c1)), w)
 
 
 @inlined

@@ -90,6 +90,7 @@ def commands(model_id: str) -> list[tuple[object, ...]]:
         ("PING",), ("TIME",), ("INFO", "memory"),
         ("SET", spec_key(model_id), "{}", "NX"), ("GET", spec_key(model_id)), ("EXISTS", spec_key(model_id)),
         ("SETNX", live_key(name), "1"), ("SET", f"{tag}:lease", "1", "NX", "PX", "1000"),
+        ("PEXPIRE", f"{tag}:lease", "1000"),
         ("HSET", f"{tag}:names", "k", "v"), ("HRANDFIELD", f"{tag}:names", 1),
         ("HSETNX", keys.meta, "ver", "0-0"), ("HGET", keys.meta, "ver"), ("HGETALL", keys.meta),
         ("HEXISTS", keys.meta, "ver"),

@@ -67,6 +67,13 @@ def test_reciprocal_square_root():
         np.testing.assert_allclose(run(simd.rsqrt, x), 1 / np.sqrt(x.astype(float)), rtol=bound)
 
 
+def test_reciprocal():
+    bound = {"avx512": 2**-14, "avx2": 1.5 * 2**-12, "portable": 2**-23}[simd.ISA]
+    for scale in (1e-30, 0.1, 1.0, -3e4, 1e30):
+        x = (np.linspace(1, 4, 16) * scale).astype(np.float32)
+        np.testing.assert_allclose(run(simd.rcp, x), 1 / x.astype(float), rtol=bound)
+
+
 def test_horizontal_sum():
     out = njit(lambda a: simd.hsum(simd.load16(a, 0)))(Z)
     assert out == Z.sum()  # exact: powers of two
