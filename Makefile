@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help setup services demo test test-all lint bench up down status lock clean
+.PHONY: help setup services demo test test-all soak chaos lint bench pictures up down status lock clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,18 @@ test: setup services lint  ## everything but the slow tests, on a real Kafka and
 test-all: setup services lint  ## the slow tests too
 	@.venv/bin/pytest
 
-bench: setup  ## speeds as ratios within one run: a table and bench.json
+soak: setup services  ## hours: fifty million steps of the commit protocol, half a million fuzzed events, flat memory
+	@.venv/bin/pytest -m slow tests/unit/store tests/unit/events tests/unit/model tests/integration/test_serve_bodies.py
+
+chaos: setup services  ## ten minutes of kills on real processes: every event counts exactly once
+	@$(PY) tests/chaos/chaos.py --minutes 10
+
+bench: setup services  ## speeds as ratios within one run: a table and bench.json
 	@$(PY) tests/benchmarks/bench.py
+
+pictures: setup  ## of the documentation, drawn anew
+	@.venv/bin/pip install --quiet 'matplotlib>=3.9'
+	@$(PY) -m deploy.docs.transforms
 
 up: services  ## Kafka, Redis, Prometheus, trainer and scorer on loopback
 	@$(PY) -m deploy.local up

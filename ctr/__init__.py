@@ -6,14 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ctr.client import AsyncClient, Client
     from ctr.model import Model
     from ctr.serving.scorer import Scorer
     from ctr.spec import Spec
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Scorer", "Spec", "__version__"]
+__all__ = ["AsyncClient", "Client", "Model", "Scorer", "Spec", "__version__"]
 
-_HOMES = {"Model": "ctr.model", "Scorer": "ctr.serving.scorer", "Spec": "ctr.spec"}
+_HOMES = {
+    "AsyncClient": "ctr.client", "Client": "ctr.client", "Model": "ctr.model", "Scorer": "ctr.serving.scorer",
+    "Spec": "ctr.spec",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

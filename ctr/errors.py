@@ -73,6 +73,10 @@ class ShardLostError(CtrError):
     """The model's specification is there but a shard's meta is not: data was lost, and learning on would hide it."""
 
 
+class OriginsDifferError(ShardLostError):
+    """Shards of one model began a partition at different offsets: what lies between counts in some of them alone."""
+
+
 class FencedError(CtrError):
     """Another writer has taken the model over; nothing of ours may be written any more."""
 
@@ -91,3 +95,25 @@ class TooManyRefusedError(CtrError):
 
 class PortInUseError(CtrError):
     """The address to listen on is taken."""
+
+
+class RequestRefusedError(CtrError):
+    """A scoring server's answer to a request that it will never answer otherwise.
+
+    Parameters
+    ----------
+    status : int
+        Of HTTP.
+    message : str
+        What the server said.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status, self.message = status, message
+
+
+class ScorerUnavailableError(CtrError):
+    """A scoring server did not answer in time, or not yet."""
+
+    retriable = True

@@ -2,14 +2,18 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
+import xxhash
 from kafka import KafkaConsumer, TopicPartition
 
+from ctr.store import read_model
 from deploy.local.process import free_port
 from deploy.local.stack import Worker
 
@@ -75,11 +79,42 @@ def post(url, body):
 
 
 def stored(client, model_id):
-    """Everything that must be equal for two models to be the same: rows and offsets, byte by byte."""
-    tag = f"ctr:{{{model_id}:0}}"
-    meta = client.hgetall(f"{tag}:meta")
-    offsets = {key: value for key, value in meta.items() if key.startswith(b"offset:")}
-    return client.hgetall(f"{tag}:rows"), offsets
+    """Everything that must be equal for two models to be the same: rows and offsets, byte by byte.
+
+    The offset of a partition is that of the shard that is furthest behind, and none where one shard has none.
+    """
+    rows, offsets = {}, []
+    for keys in read_model(client, model_id).keys:
+        rows |= client.hgetall(keys.rows)
+        meta = client.hgetall(keys.meta)
+        offsets.append({key: int(value) for key, value in meta.items() if key.startswith(b"offset:")})
+    everywhere = set.intersection(*(set(found) for found in offsets))
+    return rows, {key: b"%d" % min(found[key] for found in offsets) for key in everywhere}
+
+
+def key_of(field, value):
+    """Key of a text feature, by the formula."""
+    return xxhash.xxh64_intdigest(value.encode(), xxhash.xxh64_intdigest(field.encode()))
+
+
+def touched(lines, fields):
+    """{key: number of these JSON events that touch it} of text fields; the bias, key 1, is touched by each."""
+    counts = Counter()
+    for line in lines:
+        event = json.loads(line)
+        counts.update([1, *(key_of(field, event[field]) for field in fields if event.get(field))])
+    return counts
+
+
+def learned_counts(rows, n_fields, k=4):
+    """{key: learned events} of packed ffm rows as `stored` gives them; the count is the head's second lane."""
+    kp = -(-k // 4) * 4
+    found = {}
+    for name, row in rows.items():
+        (count,) = struct.unpack_from("<f", row, 4 + 4 * (kp * row[0] + 1))
+        found[int.from_bytes(name, "little")] = int(count)
+        assert len(row) == 4 + 8 * n_fields * kp
+    return found
 
 
 def exit_code(worker):

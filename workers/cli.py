@@ -62,7 +62,9 @@ def _use_isa(_context: click.Context, _parameter: click.Parameter, value: str | 
 
 
 redis_option = click.option(
-    "--redis", envvar="CTR_REDIS", default=_REDIS, show_default=True, show_envvar=True, help="Where parameters live."
+    "--redis", envvar="CTR_REDIS", default=_REDIS, show_default=True, show_envvar=True,
+    help="Where parameters live: redis://, rediss:// (TLS), unix://, redis+sentinel://HOST:PORT[,...]/NAME, "
+    "redis+cluster://HOST:PORT[,...].",
 )
 listen_option = click.option(
     "--listen", envvar="CTR_LISTEN", metavar="HOST:PORT", show_envvar=True, help="Address of the HTTP endpoints."
@@ -118,10 +120,20 @@ def main(log_level: str) -> None:
               help="Stop when so large a share of the last 10,000 events is unreadable; 1: never.")  # fmt: skip
 @click.option("--scan-threads", type=click.IntRange(0, 64), help="Threads that read events ahead of the learner; 0: it "
               "reads them itself. By default one, two from four cores on. Results do not depend on it.")  # fmt: skip
+@click.option("--lease", "lease_s", type=_Finite(0.5, 60), default=3.0, show_default=True,
+              help="Seconds after which a stand-by takes over from a trainer that was killed.")  # fmt: skip
+@click.option("--when-fenced", type=click.Choice(["end", "stand-by"]), default="end", show_default=True,
+              help="When another trainer has taken the model over: end by exit code 6, or wait.")  # fmt: skip
 @click.option("--names", type=_Finite(0, 1), default=0.0, show_default=True,
               help="Share of events whose feature names go to Redis, for explanations in words; 0: none.")  # fmt: skip
 @click.option("--max-names", type=click.IntRange(64, 100_000_000), default=100_000, show_default=True,
               help="Names kept at most; others, drawn at random, make room.")  # fmt: skip
+@click.option("--snapshots", metavar="URL", envvar="CTR_SNAPSHOTS", show_envvar=True,
+              help="Directory or URL for snapshots, taken by a process of their own; see `ctr snapshot`.")  # fmt: skip
+@click.option("--snapshot-interval", "snapshot_interval_s", type=_Finite(min=1), default=3600.0, show_default=True,
+              help="Seconds from one to the next.")  # fmt: skip
+@click.option("--snapshot-keep", type=click.IntRange(min=1), default=24, show_default=True,
+              help="Newest ones to keep.")  # fmt: skip
 def train(**options: Any) -> None:
     """Learn from events, one by one, and publish the parameters to Redis."""
     from workers import train as worker  # noqa: PLC0415  numba takes a second: only where needed
@@ -169,6 +181,9 @@ def serve(model: str | None, models: tuple[str, ...], **options: Any) -> None:
 
     Of a NAME the live generation is followed, whichever that is.
     """
+    named = (() if model is None else (model,)) + models
+    if not named:
+        raise click.UsageError("Missing argument 'MODEL'.")
     from ctr.serving.limits import Limits  # noqa: PLC0415  as above
     from workers import serve as worker  # noqa: PLC0415  as above
 
@@ -177,7 +192,6 @@ def serve(model: str | None, models: tuple[str, ...], **options: Any) -> None:
     if options["unready_after_s"] is None:
         options["unready_after_s"] = math.inf
     limits = Limits(**{name: options.pop(name) for name in _LIMITS})
-    named = (() if model is None else (model,)) + models
     sys.exit(worker.serve(worker.ServeSettings(models=named, limits=limits, **options)))
 
 
@@ -326,6 +340,176 @@ def replay(path: Path, **options: Any) -> None:
     from workers.replay import ReplaySettings, run  # noqa: PLC0415  as above
 
     sys.exit(run(ReplaySettings(path=path, **options)))
+
+
+@main.command(**_examples(
+    "  ctr snapshot ads /backups\n"
+    "  ctr snapshot ads@2 s3://bucket/models --keep 24\n"
+    "  ctr snapshot ads /backups --list\n"
+))  # fmt: skip
+@click.argument("model")
+@click.argument("url")
+@redis_option
+@click.option("--keep", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Delete all but so many of the newest afterwards; 0: none.")  # fmt: skip
+@click.option("--rows-per-s", type=_Finite(min=0), default=50_000.0, show_default=True,
+              help="Pace of reading, so that Redis has time for others; 0: none.")  # fmt: skip
+@click.option("--scratch", type=click.Path(path_type=Path), help="Directory with room for the model's rows; the "
+              "system's place for temporary files where not given.")  # fmt: skip
+@click.option("--level-within", "level_within_s", type=_Finite(min=0), default=30.0, show_default=True,
+              help="Seconds to wait at most until all shards are at one cut.")  # fmt: skip
+@click.option("--nice", type=click.IntRange(0, 19), default=0, show_default=True, help="Give way to other processes.")
+@click.option("--list", "only_list", is_flag=True, help="Take none: show those that are there.")
+def snapshot(model: str, url: str, only_list: bool, **options: Any) -> None:
+    """Write MODEL as files below URL while it is trained: rows, positions, specification, checksums."""
+    from workers import snapshot as worker  # noqa: PLC0415  as above
+
+    if only_list:
+        sys.exit(worker.listed(url, model, click.echo))
+    sys.exit(worker.take(worker.SnapshotSettings(model=model, url=url, **options), click.echo))
+
+
+_shards_option = click.option("--shards", type=click.IntRange(1, 16_384), help="Number of shards; that of the original "
+                              "where not given.")  # fmt: skip
+_write_pace_option = click.option("--rows-per-s", type=_Finite(min=0), default=100_000.0, show_default=True,
+                                  help="Pace of writing, so that Redis has time for others; 0: none.")  # fmt: skip
+_json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@main.command(**_examples(
+    "  ctr restore /backups ads                    # the newest one, into an empty Redis\n"
+    "  ctr restore s3://bucket/models ads@2 --shards 16 --live\n"
+    "  ctr restore /backups/ads@1/20261121T153000.123Z-5f0c ads@before\n"
+))  # fmt: skip
+@click.argument("url")
+@click.argument("model")
+@redis_option
+@_shards_option
+@click.option("--live", is_flag=True, help="Serve it from then on; what is served under a new name is served anyhow.")
+@_write_pace_option
+def restore(url: str, model: str, **options: Any) -> None:
+    """Write the snapshot at URL, or the newest of MODEL below it, into Redis as MODEL (NAME or NAME@GENERATION).
+
+    A trainer of it goes on from the snapshot's positions, each event once. A damaged snapshot is refused.
+    """
+    from workers import restore as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.restore(worker.RestoreSettings(url=url, model=model, **options), click.echo))
+
+
+@main.command(**_examples(
+    "  ctr rollback ads /backups\n"
+    "  ctr rollback ads /backups/ads@1/20261121T153000.123Z-5f0c --generation good\n"
+))  # fmt: skip
+@click.argument("model")
+@click.argument("url")
+@redis_option
+@click.option("--generation", help="Name of the generation that is made; its own and the time where not given.")
+@_shards_option
+@_write_pace_option
+def rollback(model: str, url: str, **options: Any) -> None:
+    """Serve MODEL as it was in the snapshot at URL, or the newest below it: as a new generation, in one switch."""
+    from workers import restore as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.rollback(worker.RestoreSettings(url=url, model=model, **options), click.echo))
+
+
+@main.command(**_examples("  ctr live ads@2\n"))
+@click.argument("model")
+@redis_option
+def live(model: str, redis: str) -> None:
+    """Serve generation MODEL (NAME@GENERATION) under its name from now on."""
+    from workers import restore as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.live(redis, model, click.echo))
+
+
+@main.command(**_examples(
+    "  ctr doctor --kafka 127.0.0.1:9092 --topic ads --snapshots /backups\n"
+    "  ctr doctor --plan --events-per-s 20000 --features 5000000 --fields 39 --k 4\n"
+))  # fmt: skip
+@redis_option
+@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Look at it too.")
+@click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Of that Kafka.")
+@click.option("--snapshots", metavar="URL", envvar="CTR_SNAPSHOTS", show_envvar=True, help="Whether it can be written.")
+@_json_option
+@click.option("--plan", "only_plan", is_flag=True, help="Look at nothing: work out what a stream will take.")
+@click.option("--events-per-s", type=_Finite(min=0, min_open=True), default=10_000.0, show_default=True)
+@click.option("--features", type=click.IntRange(1, 2**31), default=1 << 20, show_default=True,
+              help="Distinct ones that the model holds.")  # fmt: skip
+@click.option("--fields", type=click.IntRange(1, 64), default=39, show_default=True)
+@click.option("--k", type=click.IntRange(1, 32), default=4, show_default=True, help="Latent factors.")
+@click.option("--type", type=click.Choice(["lr", "fm", "ffm", "fwfm", "fefm"]), default="ffm", show_default=True)
+@click.option("--event-bytes", type=click.IntRange(min=1), default=500, show_default=True, help="Size of a message.")
+@click.option("--interval", "interval_s", type=_Finite(min=0.01), default=1.0, show_default=True,
+              help="Seconds: commit.interval_ms.")  # fmt: skip
+@click.option("--rows-per-s", type=_Finite(min=0), default=100_000.0, show_default=True, help="commit.rows_per_s.")
+@click.option("--scorers", type=click.IntRange(min=0), default=1, show_default=True)
+def doctor(
+    redis: str, kafka: str | None, topic: str | None, snapshots: str | None, as_json: bool, only_plan: bool,
+    **stream: Any,
+) -> None:  # fmt: skip
+    """Look at packages, machine, Redis and Kafka: what would keep a worker from its work, and what to do.
+
+    Exit code 1 where anything would. With --plan: memory, rows a second, network and freshness of a stream to come.
+    """
+    from workers import doctor as worker  # noqa: PLC0415  as above
+    from workers import plan  # noqa: PLC0415  as above
+
+    if only_plan:
+        sys.exit(plan.run(plan.PlanSettings(**stream), click.echo, as_json=as_json))
+    sys.exit(worker.run(worker.DoctorSettings(redis, kafka, topic, snapshots), click.echo, as_json=as_json))
+
+
+@main.group()
+def models() -> None:
+    """What the store holds: list, inspect, drop, clone."""
+
+
+@models.command(name="list")
+@redis_option
+@_json_option
+def list_models(redis: str, as_json: bool) -> None:
+    """Show one line for each model."""
+    from workers import models as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.show_all(redis, click.echo, as_json=as_json))
+
+
+@models.command(**_examples("  ctr models inspect ads\n  ctr models inspect ads@2 --spec > ads-2.toml\n"))
+@click.argument("model")
+@redis_option
+@_json_option
+@click.option("--spec", is_flag=True, help="Only the specification, as TOML.")
+def inspect(model: str, redis: str, **options: Any) -> None:
+    """Show all that is known of MODEL: shards, rows, positions, ages, memory, damage."""
+    from workers import models as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.inspect(redis, model, click.echo, **options))
+
+
+@models.command(**_examples("  ctr models drop ads@1\n"))
+@click.argument("model")
+@redis_option
+@click.option("--force", is_flag=True, help="Although it is served, or a trainer holds it.")
+def drop(model: str, redis: str, force: bool) -> None:
+    """Delete generation MODEL (NAME@GENERATION), or what is left of one."""
+    from workers import models as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.drop(redis, model, click.echo, force=force))
+
+
+@models.command(**_examples("  ctr models clone ads ads@wide --shards 16\n"))
+@click.argument("source")
+@click.argument("target")
+@redis_option
+@_shards_option
+@_write_pace_option
+def clone(source: str, target: str, redis: str, **options: Any) -> None:
+    """Copy SOURCE, also while it is trained, to TARGET (NAME or NAME@GENERATION), its positions included."""
+    from workers import models as worker  # noqa: PLC0415  as above
+
+    sys.exit(worker.clone(redis, source, target, click.echo, **options))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 from ctr import log
 
 _BAR_S, _LINE_S = 0.25, 10.0
+_SHOWN = {"logloss": "logloss", "normalized_entropy": "NE", "auc": "AUC", "rmse": "RMSE"}
 
 
 class Progress:
@@ -64,8 +65,8 @@ class Progress:
             self._log.info("progress", events_per_s=round(rate), **summary)
             return
         done, left = self._done(), summary["lag"]
+        quality = "  ".join(f"{short} {summary[name]}" for name, short in _SHOWN.items() if name in summary)
         self._bar.update(
             self._task, completed=done, total=done + left or None,
-            description=f"{summary['events']:,} events  {rate:,.0f}/s  logloss {summary['logloss']}  "
-            f"NE {summary['normalized_entropy']}  AUC {summary['auc']}  {summary['rows']:,} rows",
+            description=f"{summary['events']:,} events  {rate:,.0f}/s  {quality}  {summary['rows']:,} rows",
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from ctr.events import open_reader
 from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
 from ctr.spec import Spec
-from ctr.store import Client, ModelWriter, connect, names, open_model
+from ctr.store import Client, Lease, ModelWriter, connect, names, open_model
 from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters, RefusalLimit
+from workers.follower import Follower
 from workers.lifecycle import ExitCode, Shutdown
 from workers.names import NameTaker
+from workers.snapshot import Periodic
 from workers.sources import Source
 from workers.sources.files import FileSource
 from workers.sources.kafka import KafkaSource
@@ -44,6 +47,11 @@ class TrainSettings:
     scan_threads: int | None = None
     names: float = 0.0
     max_names: int = 100_000
+    lease_s: float = 3.0
+    when_fenced: str = "end"
+    snapshots: str | None = None
+    snapshot_interval_s: float = 3600.0
+    snapshot_keep: int = 24
     timeout_s: float = 5.0
 
 
@@ -56,8 +64,8 @@ def train(settings: TrainSettings) -> ExitCode:
     """Run a trainer until its source is finished or a signal comes.
 
     Shut-down, in this order and under one deadline: stop reading, and drop what was read ahead; commit what was learned
-    (the store may be slow: first the cut under way, then the last one); tell Kafka the positions; close source and dead
-    letters; stop the HTTP server last, so that the end can be watched.
+    (the store may be slow: first the cut under way, then the last one); release the lease, so that a stand-by goes on;
+    tell Kafka the positions; close source and dead letters; stop the HTTP server last, so that the end can be watched.
 
     Raises
     ------
@@ -75,26 +83,49 @@ def train(settings: TrainSettings) -> ExitCode:
     source, dead_letters = _open_source(settings, spec)
     writer = ModelWriter(client, stored)
     threads = default_scan_threads() if settings.scan_threads is None else settings.scan_threads
+    lease = Lease(client, spec.model_id, ttl_s=settings.lease_s)
     trainer = Trainer(
-        spec, source, writer, dead_letters, shutdown,
+        spec, source, writer, lease, lambda: Follower(client, stored, spec), dead_letters, shutdown,
         limit=RefusalLimit(settings.refused_run, settings.refused_share), outage_limit_s=settings.outage_limit_s,
         window=settings.window, scan_threads=threads, names=_name_taker(settings, spec, client),
+        stand_by_when_fenced=settings.when_fenced == "stand-by",
     )  # fmt: skip
+    snapshots = _snapshots(settings, spec, lambda: trainer.role == "writer" and trainer.ready() is None)
     server = None
     try:
         if listening is not None:
-            registry = metrics.registry(metrics.TRAINER, trainer.numbers)
-            server = BackgroundServer(OpsApp(registry, live=trainer.live, ready=trainer.ready), listening)
+            registry = metrics.registry(metrics.TRAINER, lambda: {**trainer.numbers(), **_numbers_of(snapshots)})
+            app = OpsApp(registry, live=trainer.live, ready=trainer.ready, role=lambda: trainer.role)
+            server = BackgroundServer(app, listening)
             server.start()
+        if snapshots is not None:
+            snapshots.start()
         trainer.run()
     finally:
         if trainer.stop_reading():
             source.close()
+        trainer.release()
+        lease.close()
         dead_letters.close()
         writer.close()
+        if snapshots is not None:
+            snapshots.stop()
         if server is not None:
             server.stop()
     return ExitCode.OK
+
+
+def _snapshots(settings: TrainSettings, spec: Spec, ready: Callable[[], bool]) -> Periodic | None:
+    if settings.snapshots is None:
+        return None
+    return Periodic(
+        settings.redis, spec.model_id, settings.snapshots, interval_s=settings.snapshot_interval_s,
+        keep=settings.snapshot_keep, ready=ready,
+    )  # fmt: skip
+
+
+def _numbers_of(snapshots: Periodic | None) -> Mapping[str, metrics.Value]:
+    return {} if snapshots is None else snapshots.numbers()
 
 
 def _name_taker(settings: TrainSettings, spec: Spec, client: Client) -> NameTaker | None:

@@ -2,40 +2,45 @@
 
 A turn looks after the cut under way, makes the next one where it is due, and learns one chunk, or waits where the store
 is too far behind. A commit carries rows, positions and watermarks in one transaction, so that each event counts exactly
-once whatever is killed when.
+once whatever is killed when. Before all that, and after it where another took the model over, it stands by.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 import ctr
 from ctr import log, metrics
-from ctr.errors import CtrError, ServerWentBackError, SourceUnavailableError
-from ctr.events import Batch, encode_rows, open_reader
-from ctr.events.hashing import partition_salts
+from ctr.errors import CtrError, FencedError, ServerWentBackError, ShardLostError, SourceUnavailableError
+from ctr.events import encode_rows, open_reader
 from ctr.events.messages import Refusal
+from ctr.kernels import simd
 from ctr.model import Model
-from ctr.model.replay import Replay
 from ctr.quality import Window
 from ctr.spec import Spec
-from ctr.store import Cut, ModelWriter, Watermarks, resume
+from ctr.store import Cut, Lease, ModelWriter
 from workers.committer import Committer, Pace
 from workers.dead_letters import DeadLetters, RefusalLimit
+from workers.follower import Follower
+from workers.heartbeat import Heartbeat
+from workers.learner import Learner
 from workers.lifecycle import Deadline, Shutdown, retry
 from workers.names import NameTaker
-from workers.pipeline import Chunk, Clocks, Pipeline, Standing
+from workers.pipeline import Chunk, Clocks, Pipeline
 from workers.progress import Progress
 from workers.sources import Source
+from workers.standby import Standby
+from workers.takeover import TakeOver
 
 T = TypeVar("T")
 
+ROLES = ("standby", "writer")
 AHEAD_INTERVALS, AHEAD_S = 10, 0.25
 """While a cut is under way learning goes on for so many commit intervals, and so long at least; then it waits for the
 store, and reading waits for it: a crash would have all that learned again."""
@@ -43,6 +48,8 @@ CUT_BYTES = 1 << 30
 """Rows that wait for a cut at most: they are copied when it is made. Learning waits where a cut may not be made yet."""
 _STUCK_S = 60.0
 """A loop that did not turn for so long is not alive."""
+_HUNG_S = 15.0
+"""A loop that did not turn for so long gives its lease up: longer than any step of it takes."""
 _HEARTBEAT_S = 1.0
 """A shorter interval commits only what moved; at least so often something is committed, if only watermarks."""
 _GRACE_S = 10.0
@@ -62,13 +69,16 @@ def warm_up(spec: Spec) -> None:
 
 
 class Trainer:
-    """One writer of one model.
+    """One writer of one model, or a stand-by of it.
 
     Parameters
     ----------
     spec : Spec
     source : Source
     writer : ModelWriter
+    lease : Lease
+    open_follower : callable
+        Makes what keeps a stand-by warm.
     dead_letters : DeadLetters
     shutdown : Shutdown
     limit : RefusalLimit
@@ -79,35 +89,39 @@ class Trainer:
         Events over which quality is measured.
     scan_threads : int
         Threads that read events ahead of the learner; 0: it reads them itself.
+    stand_by_when_fenced : bool
+        Stand by when another writer has taken the model over, instead of ending.
     names : NameTaker, optional
         Offered every message that is learned.
     """
 
     def __init__(
-        self, spec: Spec, source: Source, writer: ModelWriter, dead_letters: DeadLetters, shutdown: Shutdown, *,
-        limit: RefusalLimit, outage_limit_s: float, window: int, scan_threads: int,
-        names: NameTaker | None = None,
+        self, spec: Spec, source: Source, writer: ModelWriter, lease: Lease, open_follower: Callable[[], Follower],
+        dead_letters: DeadLetters, shutdown: Shutdown, *, limit: RefusalLimit, outage_limit_s: float, window: int,
+        scan_threads: int, stand_by_when_fenced: bool = False, names: NameTaker | None = None,
     ) -> None:  # fmt: skip
-        self._spec, self._source, self._writer = spec, source, writer
+        self._spec, self._source = spec, source
         self._dead_letters, self._shutdown = dead_letters, shutdown
         self._limit, self._outage_limit_s = limit, outage_limit_s
+        self._stand_by_when_fenced = stand_by_when_fenced
         self._reader, self._scan_threads = open_reader(spec), scan_threads
         self._clocks, self._names = Clocks(), names
+        self._log = log.get(worker="trainer", model=spec.model_id)
         self._pipeline: Pipeline | None = None
         self._source_is_ours = True
+        self._lease, self._heartbeat = lease, Heartbeat(lease, lambda: self._idle_s < _HUNG_S)
+        self._standby = Standby(lease, open_follower, shutdown, self._turn_over, self._log)
+        self._window = Window(window, spec.model.loss)
+        self._take_over = TakeOver(
+            spec, source, writer, self._window, self._patiently, self._turn_over, self._log
+        )  # fmt: skip
         self._committer = Committer(writer, self._send)
         interval_s = spec.commit.interval_ms / 1000
         self._pace = Pace(interval_s, spec.commit.rows_per_s)
         self._ahead_s = max(AHEAD_S, AHEAD_INTERVALS * interval_s)
-        self._model = Model(spec)
-        self._window = Window(window)
-        self._log = log.get(worker="trainer", model=spec.model_id)
-        self._standing = Standing((), {}, 0.0, {}, finished=False)
-        self._origins: dict[str, int] = {}
-        self._known: set[str] = set()
-        self._replay: Replay | None = None
-        self._salts = partition_salts(())
-        self._event_s = self._arrival_s = 0.0
+        self._role = "standby"
+        self._is_warmed_up = False
+        self._learner: Learner | None = None
         self._committed: Mapping[str, int] = {}
         self._turned = time.monotonic()
         self._unsaid, self._say_due = 0, 0.0
@@ -118,32 +132,92 @@ class Trainer:
 
     def run(self) -> None:
         """Until the source is finished or a stop was asked for."""
-        self._recover()
         if self._names is not None:
             self._names.start()
-        with Progress(self.summary, lambda: sum(self._standing.positions.values())) as progress:
-            while not self._shutdown.requested and not self._standing.finished:
-                self._turn()
-                progress.update()
+        with Progress(self.summary, self._done) as bar:
+            while not self._shutdown.requested and not self._finished:
+                try:
+                    if self._role == "standby":
+                        self._stand_by()
+                    else:
+                        self._turn()
+                except FencedError as error:
+                    self._give_way(error)
+                bar.update()
         self._log.info("stopping", reason="signal" if self._shutdown.requested else "all is read")
-        self._stop()
+        if self._role == "writer":
+            self._stop()
         self._log.info("stopped", **self.summary())
 
-    def _stop(self) -> None:
-        """Stop reading, then publish what was learned; what was read ahead is dropped, the log still has it."""
-        deadline = Deadline(_GRACE_S)
-        source_is_ours = self.stop_reading()
-        try:
-            self._acknowledge(self._committer.wait(deadline.remaining))
-            self._cut(deadline)
-            self._acknowledge(self._committer.wait(deadline.remaining))
-        except ServerWentBackError as error:
-            self._log.warning("server_went_back", error=str(error), next="the next start reads the log again")
-        else:
-            if source_is_ours:
-                self._source.committed(self._committed)
-            if self._names is not None:  # the store answers
-                self._names.stop()
+    def _done(self) -> int:
+        return 0 if self._learner is None else sum(self._learner.positions.values())
+
+    @property
+    def _finished(self) -> bool:
+        return self._learner is not None and self._learner.standing.finished
+
+    # ---- roles ------------------------------------------------------------------------------------------------------
+
+    def _stand_by(self) -> None:
+        """Wait until the model is ours to write, then become its writer."""
+        if not self._is_warmed_up:  # before the lease: compiling takes longer than a lease lasts
+            warm_up(self._spec)
+            self._is_warmed_up = True
+        warm = self._patiently(self._standby.wait)
+        if not self._shutdown.requested:
+            self._heartbeat.start()
+            self._recover(warm=warm)
+
+    def _give_way(self, error: FencedError) -> None:
+        """Another writer has the model. Nothing of ours may be written any more.
+
+        Raises
+        ------
+        FencedError
+            Where a fenced trainer is to end.
+        """
+        self._end_pipeline()
+        if self._patiently(self._heartbeat.look):
+            # the lease says that it is our turn: a server that lost its last commits has an old owner's token, too
+            self._log.warning("server_went_back", error=str(error))
+            self._recover()
+            return
+        self._is_ready = False
+        if not self._stand_by_when_fenced:
+            raise error
+        self._log.warning("fenced", error=str(error), next="this trainer stands by")
+        self._role, self._learner = "standby", None
+
+    def _recover(self, *, warm: Follower | None = None) -> None:
+        """Become the writer, and again, should the store go back while we do.
+
+        What was learned and is not in the store is learned again: the log still has it.
+        """
+        self._is_ready = False
+        self._end_pipeline()
+        while True:
+            try:
+                self._learner = self._take_over.run(warm=warm, memory=self._learner)
+                self._role, self._committed = "writer", {}
+                self._cut(self._learner)
+                while self._committer.busy:
+                    self._turn_over()
+                    self._acknowledge(self._committer.ended())
+                    time.sleep(_BLOCKED_S / 10)
+                break
+            except ServerWentBackError as error:
+                self._log.warning("server_went_back", error=str(error))
+                warm = None
+        self._pipeline = Pipeline(
+            self._source, self._reader, threads=self._scan_threads, outage_limit_s=self._outage_limit_s,
+            clocks=self._clocks,
+        )  # fmt: skip
+        self._pipeline.start()
+        self._is_ready = True
+
+    def _end_pipeline(self) -> None:
+        if not self.stop_reading():
+            raise SourceUnavailableError("the source has not ended its last read: nothing can be asked of it")
 
     def stop_reading(self) -> bool:
         """End the pipeline. Whether its source may be used, and closed, by this thread now."""
@@ -152,73 +226,50 @@ class Trainer:
             self._source_is_ours = pipeline.stop()
         return self._source_is_ours
 
-    def _recover(self) -> None:
-        """Become the writer; again, should the store go back while we do."""
-        while True:
-            try:
-                self._take_over()
-                return
-            except ServerWentBackError as error:
-                # nothing of ours is lost: the log still has it, and the stored positions say from where
-                self._log.warning("server_went_back", error=str(error))
+    def _stop(self) -> None:
+        """Stop reading, then publish what was learned; what was read ahead is dropped, the log still has it."""
+        deadline = Deadline(_GRACE_S)
+        source_is_ours = self.stop_reading()
+        try:
+            self._acknowledge(self._committer.wait(deadline.remaining))
+            if self._learner is not None:
+                self._cut(self._learner, deadline)
+            self._acknowledge(self._committer.wait(deadline.remaining))
+        except ServerWentBackError as error:
+            self._log.warning("server_went_back", error=str(error), next="the next start reads the log again")
+        else:
+            self.release()  # a stand-by goes on at once
+            if source_is_ours:
+                self._source.committed(self._committed)
+            if self._names is not None:  # the store answers
+                self._names.stop()
 
-    def _take_over(self) -> None:
-        """Become the writer, once the source can be read from where the store is.
+    def release(self) -> None:
+        """Let another have the lease, if it is ours and the store answers; else it is over by itself."""
+        self._heartbeat.stop()
+        with contextlib.suppress(CtrError):
+            self._lease.release()
 
-        In this order: a trainer that cannot run harms none that does, and a good table is not given up for nothing.
-        """
-        self._is_ready = False
-        if not self.stop_reading():
-            raise SourceUnavailableError("the source has not ended its last read: nothing can be asked of it")
-        warm_up(self._spec)
-        offsets = resume(self._patiently(self._writer.look)).offsets
-        self._patiently(lambda: self._source.open(offsets))
-        start = resume(self._patiently(self._writer.take_over))
-        if start.offsets != offsets:
-            self._patiently(lambda: self._source.open(start.offsets))
-        self._model = Model(self._spec)
-        self._patiently(self._load)
-        self._replay = None if start.level else Replay(self._model, start.stored)
-        self._salts = partition_salts(())
-        self._event_s, self._arrival_s = start.watermarks.event_s, start.watermarks.arrival_s
-        self._standing = Standing.of(self._source, self._source.lag())
-        self._origins = {name: at for name, at in self._standing.positions.items() if name not in start.offsets}
-        self._known = {*start.offsets, *self._origins}
-        self._committed = {}
-        self._log.info(
-            "recovered", versions=[str(version) for version in self._writer.versions], rows=self._model.rows,
-            partitions=len(self._standing.partitions), level=start.level, isa=self._model.kernel_path,
-        )  # fmt: skip
-        self._cut()
-        while self._committer.busy:
-            self._turned = time.monotonic()
-            self._acknowledge(self._committer.ended())
-            time.sleep(_BLOCKED_S / 10)
-        self._pipeline = Pipeline(
-            self._source, self._reader, threads=self._scan_threads, outage_limit_s=self._outage_limit_s,
-            clocks=self._clocks,
-        )  # fmt: skip
-        self._pipeline.start()
-        self._is_ready = True
-
-    def _load(self) -> None:
-        for block in self._writer.load():
-            self._model.load(block)
-            self._turned = time.monotonic()
+    # ---- learning ---------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        now = self._turned = time.monotonic()
+        self._turn_over()
+        now, learner = self._turned, self._learner
+        assert learner is not None, "a writer has one"
         try:
             self._acknowledge(self._committer.ended())
-        except ServerWentBackError as error:
+        except (ServerWentBackError, ShardLostError) as error:
+            if not self._patiently(self._heartbeat.look):
+                raise FencedError(f"{error}; and another trainer holds the lease") from error
             self._log.warning("server_went_back", error=str(error))
             self._recover()
             return
-        moved = self._model.dirty_rows > 0 or self._standing.positions != self._committed
+        moved = learner.model.dirty_rows > 0 or learner.positions != self._committed
         beats = moved or self._pace.since_s(now) >= _HEARTBEAT_S
-        if beats and not self._committer.busy and self._pace.is_due(now, self._model.dirty_rows):
-            self._cut()
-        if self._is_too_far_ahead():
+        if beats and not self._committer.busy and self._pace.is_due(now, learner.model.dirty_rows):
+            self._cut(learner)
+        # learning on would only make the next cut larger, or what a crash costs
+        if learner.waiting_bytes > CUT_BYTES or self._committer.under_way_s > self._ahead_s:
             self._shutdown.wait(_BLOCKED_S)
             self._clocks.waited_s["learn", "blocked"] += time.monotonic() - now
             return
@@ -227,12 +278,10 @@ class Trainer:
         until_cut_s = self._pace.wait_s(now) if moved else _TURN_S
         chunk = self._pipeline.take(min(_TURN_S, max(0.001, until_cut_s)))
         if chunk is not None:
-            self._learn(chunk)
+            self._learn(learner, chunk)
 
-    def _is_too_far_ahead(self) -> bool:
-        """Whether learning on would only make the next cut larger, or what a crash costs."""
-        too_much = self._model.dirty_rows * self._model.row_bytes > CUT_BYTES
-        return too_much or self._committer.under_way_s > self._ahead_s
+    def _turn_over(self) -> None:
+        self._turned = time.monotonic()
 
     def _look_at_source(self, pipeline: Pipeline) -> None:
         if self._source_up and not pipeline.source_up:
@@ -241,46 +290,21 @@ class Trainer:
             self._log.info("source_up")
         self._source_up = pipeline.source_up
 
-    def _learn(self, chunk: Chunk) -> None:
-        """Learn a chunk; from here on the positions behind it are ours."""
-        batch, refusals, standing = chunk.batch, chunk.refusals, chunk.standing
+    def _learn(self, learner: Learner, chunk: Chunk) -> None:
+        """Learn a chunk, and keep what cannot be."""
+        batch, refusals, partitions = chunk.batch, chunk.refusals, chunk.standing.partitions
         began = time.perf_counter()
-        if len(self._salts) < len(standing.partitions):
-            self._salts = partition_salts(standing.partitions)
         if chunk.messages is not None and batch is not None:
             self._limit.count(len(batch), refusals)
             if self._names is not None:
                 self._names.offer(chunk.messages)
-            p = self._learn_batch(batch, standing.partitions)
-            judged = np.isfinite(p)
-            self._window.add(p[judged], batch.labels[judged])
-            if len(batch):
-                self._event_s = max(self._event_s, float(np.max(batch.times_s)))
             if refusals:
-                self._dead_letters.put(refusals, chunk.messages, standing.partitions)
-                self._say_refused(refusals, standing.partitions)
+                self._dead_letters.put(refusals, chunk.messages, partitions)
+                self._say_refused(refusals, partitions)
             held_out = int(np.count_nonzero(batch.weights == 0))
             self._counts.update(learned=len(batch) - held_out, held_out=held_out, refused=len(refusals))
-        self._stand(standing)
-        # until the source knows better, what the store says of the positions that we began at
-        self._arrival_s = max(self._arrival_s, standing.arrival_s)
+        learner.learn(chunk)
         self._clocks.busy_s["learn"] += time.perf_counter() - began
-
-    def _learn_batch(self, batch: Batch, partitions: Sequence[str]) -> NDArray[np.float32]:
-        """Predictions from before each event; NaN where they say nothing about quality."""
-        if self._replay is None:
-            return self._model.learn_many(batch, salts=self._salts)
-        p, fresh = self._replay.learn_many(batch, partitions, salts=self._salts)
-        return np.where(fresh, p, np.float32(np.nan))
-
-    def _stand(self, standing: Standing) -> None:
-        self._standing = standing
-        for name in standing.positions.keys() - self._known:  # a partition that was born meanwhile
-            self._origins[name] = 0
-            self._known.add(name)
-        if self._replay is not None and self._replay.over(standing.positions):
-            self._replay = None
-            self._log.info("shards_level")
 
     def _say_refused(self, refusals: Sequence[Refusal], partitions: Sequence[str]) -> None:
         """One line a second at most, with an example: a topic of nothing but rubbish must not fill the disk."""
@@ -294,20 +318,16 @@ class Trainer:
         )  # fmt: skip
         self._unsaid, self._say_due = 0, time.monotonic() + _SAY_S
 
-    def _cut(self, deadline: Deadline | None = None) -> None:
+    # ---- publishing -------------------------------------------------------------------------------------------------
+
+    def _cut(self, learner: Learner, deadline: Deadline | None = None) -> None:
         """Freeze what was learned and begin to publish it.
 
         Dead letters first: an event must never be counted as done and be nowhere.
         """
         self._patiently(self._dead_letters.flush, deadline)
         began = time.perf_counter()
-        cut = Cut(
-            rows=self._model.take_dirty(),
-            offsets=self._standing.positions,
-            watermarks=Watermarks(self._event_s, self._arrival_s),
-            gone=self._model.take_gone(),
-            origins=dict(self._origins),
-        )
+        cut = learner.cut()
         self._clocks.busy_s["pack"] += time.perf_counter() - began
         self._pace.made(time.monotonic())
         self._committer.send(cut)
@@ -338,7 +358,7 @@ class Trainer:
         """Do it in this thread, through outages."""
 
         def failed(error: CtrError, pause_s: float) -> None:
-            self._turned = time.monotonic()
+            self._turn_over()
             self._said(error, pause_s)
 
         return self._retried(action, failed, deadline)
@@ -351,45 +371,55 @@ class Trainer:
         self._counts["retries"] += 1
         self._log.warning("retrying", error=str(error), pause_s=round(pause_s, 2))
 
+    # ---- what others ask --------------------------------------------------------------------------------------------
+
+    @property
+    def _idle_s(self) -> float:
+        return time.monotonic() - self._turned
+
+    @property
+    def role(self) -> str:
+        """One of `ROLES`."""
+        return self._role
+
     def live(self) -> str | None:
         """None while the loop turns, else what is wrong."""
-        idle_s = time.monotonic() - self._turned
-        return None if idle_s < _STUCK_S else f"the loop has not turned for {idle_s:.0f} s"
+        return None if self._idle_s < _STUCK_S else f"the loop has not turned for {self._idle_s:.0f} s"
 
     def ready(self) -> str | None:
-        """None once rows are loaded, kernels are warm and the first commit is acknowledged."""
-        if not self._is_ready:
-            return "loading"
+        """None once rows are loaded, kernels are warm and the first commit is acknowledged; of a stand-by: its rows."""
         if self._shutdown.requested:
             return "stopping"
+        if not (self._is_ready or self._standby.warm):
+            return "loading"
         return None if self._store_up else "the store does not answer"
 
     def summary(self) -> dict[str, Any]:
         """Where we stand, for progress and logs."""
-        quality = self._window.measure()
+        quality, learner = self._window.measure(), self._learner
         figures = {"logloss": quality.logloss, "normalized_entropy": quality.normalized_entropy, "auc": quality.auc}
+        if self._spec.model.loss == "squared":
+            figures = {"rmse": quality.rmse, "mean_label": quality.base_rate}
         return {
             "events": self._counts["learned"],
             "refused": self._counts["refused"],
-            "rows": self._model.rows,
+            "rows": self._standby.rows if learner is None else learner.model.rows,
             # JSON has no NaN
             **{name: round(value, 5) if np.isfinite(value) else None for name, value in figures.items()},
-            "lag": sum(self._standing.lag.values()),
+            "lag": 0 if learner is None else sum(learner.standing.lag.values()),
         }
 
     def numbers(self) -> Mapping[str, metrics.Value]:
         """Every metric of `ctr.metrics.TRAINER`, as it stands now."""
-        quality, rows, counts, pipeline = self._window.measure(), self._model.counts, self._counts, self._pipeline
+        counts, pipeline, learner = self._counts, self._pipeline, self._learner
         busy_s = {**self._clocks.busy_s, "commit": self._committer.busy_s}
         queued, names = {} if pipeline is None else pipeline.queued_events(), self._names
         return {
-            "ctr_build_info": {(ctr.__version__, self._spec.model_id, self._model.kernel_path): 1.0},
+            "ctr_build_info": {(ctr.__version__, self._spec.model_id, simd.ISA): 1.0},
+            "ctr_role": {(role,): float(role == self._role) for role in ROLES},
             "ctr_events": {(result,): float(counts[result]) for result in ("learned", "held_out", "refused")},
             "ctr_dead_letters": {(reason,): float(n) for reason, n in dict(self._dead_letters.counts).items()},
             "ctr_source_up": float(self._source_up),
-            "ctr_source_lag": {(name,): float(left) for name, left in self._standing.lag.items()},
-            "ctr_event_watermark_seconds": self._event_s,
-            "ctr_arrival_watermark_seconds": self._arrival_s,
             "ctr_stage_seconds": {(stage,): seconds for stage, seconds in busy_s.items()},
             "ctr_stage_wait_seconds": dict(self._clocks.waited_s),
             "ctr_queue_events": {(stage,): float(events) for stage, events in queued.items()},
@@ -402,18 +432,6 @@ class Trainer:
             "ctr_commit_interval_seconds": self._pace.settled_s,
             "ctr_commit_under_way_seconds": self._committer.under_way_s,
             "ctr_store_up": float(self._store_up),
-            "ctr_table_rows": float(self._model.rows),
-            "ctr_table_bytes": float(self._model.memory_bytes),
-            "ctr_table_created": float(rows.rows_created),
-            "ctr_table_evicted": float(rows.rows_evicted),
-            "ctr_table_expired": float(rows.rows_expired),
-            "ctr_table_refused": float(rows.rows_refused),
-            "ctr_dirty_rows": float(self._model.dirty_rows),
             "ctr_names": {(result,): float(n) for result, n in ({} if names is None else dict(names.counts)).items()},
-            "ctr_window_events": float(quality.events),
-            "ctr_logloss": quality.logloss,
-            "ctr_normalized_entropy_ratio": quality.normalized_entropy,
-            "ctr_auc_ratio": quality.auc,
-            "ctr_calibration_ratio": quality.calibration,
-            "ctr_base_rate_ratio": quality.base_rate,
+            **({} if learner is None else learner.numbers()),
         }

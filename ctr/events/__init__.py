@@ -32,8 +32,8 @@ Reader = ExactReader | FastReader
 def open_reader(spec: Spec) -> Reader:
     r"""Make the reader for the events that a specification describes.
 
-    JSON is scanned at the kernels' speed where they know all that the specification asks for, else read line by line;
-    what comes out is the same. A reader may be used by several threads at once.
+    Events are scanned at the kernels' speed where they know all that the specification asks for, else read line by
+    line; what comes out is the same. A reader may be used by several threads at once.
 
     Examples
     --------
@@ -46,10 +46,14 @@ def open_reader(spec: Spec) -> Reader:
     >>> batch.labels, batch.keys == [feature_key("user", "7"), 0]
     (array([1.], dtype=float32), array([ True,  True]))
     """
+    exact, plan = exact_reader(spec), compile_plan(spec)
+    return exact if plan is None else FastReader(spec, plan, exact)
+
+
+def exact_reader(spec: Spec) -> ExactReader:
+    """Make the reader that reads line by line: what `open_reader` makes gives the same, and reads little with it."""
     if spec.event.format == "json":
-        exact = ExactReader(spec, jsonlines.parse, prefix="$.")
-        plan = compile_plan(spec)
-        return exact if plan is None else FastReader(spec, plan, exact)
+        return ExactReader(spec, jsonlines.parse, prefix="$.")
     if spec.event.format == "libffm":
         return ExactReader(spec, libffm.parser(spec))
     return ExactReader(spec, delimited.parser(spec), is_header=delimited.header_test(spec), is_blank=delimited.is_blank)

@@ -28,7 +28,7 @@ def parser(spec: Spec) -> Callable[[bytes], Record]:
     It raises EventError with path ``$`` and reason "encoding" (no UTF-8) or "syntax" (an entry is no
     ``field:feature:value``), and with the field as path and reason "type" or "value" for values that cannot be used.
     """
-    multi = {field.column: field.multi for field in spec.fields}
+    multi = {field.column: field.multi for field in spec.fields if not field.derived}
     label = spec.event.label
     classes = {"-1": "0", "+1": "1"} if spec.model.loss == "logistic" else {}
 
@@ -67,7 +67,7 @@ def scan_slots(spec: Spec, columns: Sequence[str]) -> NDArray[np.int64] | None:
     For `ctr.kernels.scan.libffm_text`; None where that cannot read the fields: by their numbers, or because two that
     share one, or one that is the label too, differ in what it may hold.
     """
-    kinds = {(field.column, field.multi) for field in spec.fields}
+    kinds = {(field.column, field.multi) for field in spec.fields if not field.derived}
     fields = {column for column, _ in kinds}
     if len(kinds) > len(fields) or spec.event.label in fields or max(map(int, fields)) > MOST_FIELD:
         return None

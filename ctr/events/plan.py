@@ -11,9 +11,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ctr.events import delimited, libffm
 from ctr.events.batch import MISSING
 from ctr.events.envelope import label_range
 from ctr.events.hashing import field_seeds, hash_text
+from ctr.events.template import NO_TEMPLATE, columns_of
 from ctr.events.transforms import log_bin
 from ctr.kernels.scan import features, jsonlines
 from ctr.spec import Field, Spec
@@ -39,13 +41,11 @@ _SCALES = {"none": features.NONE, "mean": features.MEAN, "sqrt": features.SQRT}
 def compile_plan(spec: Spec) -> features.Plan | None:
     """Plan of a specification's events and of its rows to score; None where it asks for what the kernels do not know.
 
-    `memo` and `after` are the caller's to replace.
+    `memo`, `after` and `template` are the caller's to replace.
     """
-    event = spec.event
     if not all(_is_known(field) for field in spec.fields):
         return None
-    read = [event.label, event.weight, event.time, *(field.column for field in spec.fields if not field.derived)]
-    columns = tuple(dict.fromkeys(column for column in read if column is not None))
+    columns = columns_of(spec)
     many = np.zeros(len(columns), np.bool_)
     for field in spec.fields:
         if field.multi:
@@ -72,8 +72,9 @@ def compile_plan(spec: Spec) -> features.Plan | None:
         plan["last"], plan["low"], plan["high"] = len(params), low, low + len(texts)
         if field.transform == "log":
             plan["small"] = bins_per_e.index(field.bins_per_e)
-    keys, patterns, table, objects = _keys(columns)
-    if objects > MAX_OBJECTS:
+    slots = _slots(spec, columns)
+    keys, patterns, table, objects = _keys(columns if spec.event.format == "json" else ())
+    if slots is None or objects > MAX_OBJECTS:
         return None
     return features.Plan(
         event=_event(spec, columns),
@@ -83,12 +84,21 @@ def compile_plan(spec: Spec) -> features.Plan | None:
         bin_keys=np.array(bin_keys, np.uint64),
         many=many,
         memo=np.zeros(1, features.KNOWN_TIME),
-        slots=np.zeros(0, np.int64),
+        slots=slots,
         keys=keys,
         patterns=patterns,
         table=table,
         after=np.full(len(keys) + 2 + objects, -1, np.int64),
+        every=np.arange(len(fields)),
+        template=NO_TEMPLATE,
     )
+
+
+def _slots(spec: Spec, columns: tuple[str, ...]) -> NDArray[np.int64] | None:
+    """Which column a cell, or the field of a number, is: for formats without keys. None for "no plan"."""
+    if spec.event.format == "json":
+        return np.zeros(0, np.int64)
+    return libffm.scan_slots(spec, columns) if spec.event.format == "libffm" else delimited.scan_slots(spec, columns)
 
 
 def _keys(columns: tuple[str, ...]) -> tuple[NDArray[np.void], NDArray[np.uint64], NDArray[np.int64], int]:
@@ -179,6 +189,7 @@ def _event(spec: Spec, columns: tuple[str, ...]) -> NDArray[np.void]:
     plan["low"], plan["high"] = labels or (0.0, 1.0)
     plan["max_weight"], plan["max_skew_s"] = event.max_weight, event.max_skew_s
     plan["max_bytes"] = event.max_bytes
+    plan["delimiter"], plan["quotes"] = spec.delimiter.encode()[0], event.format != "criteo"
     plan["room"], plan["room_each"] = _room(spec)
     plan["per_s"] = _CLOCKS.get(event.time_format, 1.0)
     plan["clock"] = (

@@ -6,6 +6,7 @@ events are put where they belong.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +17,18 @@ from ctr.events.batch import Batch
 from ctr.events.known_times import KnownTimes
 from ctr.events.messages import Messages, Refusal
 from ctr.events.reader import Reader
+from ctr.events.template import learn
 from ctr.kernels import build
 from ctr.kernels.scan import features
+from ctr.kernels.scan.lines import DELIMITED, JSON, LIBFFM
 from ctr.kernels.scan.transforms import MAX_DEGREE
 from ctr.spec import Spec
 
 SLACK = 64
 """Bytes that kernels may read behind a line's end."""
-FORMATS = {"json": 0}
+FORMATS = {"json": JSON, "delimited": DELIMITED, "criteo": DELIMITED, "avazu": DELIMITED, "libffm": LIBFFM}
+MOST_EVENTS = 1 << 16
+"""Read before another template is made, at most."""
 
 
 class FastReader:
@@ -41,9 +46,11 @@ class FastReader:
     def __init__(self, spec: Spec, plan: features.Plan, exact: Reader) -> None:
         self.spec, self.exact, self.parse = spec, exact, exact.parse
         self._plan, self._after = plan, plan.after
+        self._templates = Templates(spec, plan)
         self._scan_lines = build.load("scan/lines", FORMAT=FORMATS[spec.event.format], DENSE=int(spec.dense)).lines
         self._times = KnownTimes(spec.event.time_format) if plan.event["clock"][0] == features.MEMO else None
         self._outputs = Outputs(len(spec.fields), spec.dense)
+        self._own = threading.local()
 
     def read(self, messages: Messages) -> tuple[Batch, list[Refusal]]:
         """See `Reader.read`."""
@@ -63,18 +70,24 @@ class FastReader:
         begin, end, n = messages.begin, messages.end, len(messages)
         tail_from, tail = copied_tail(data, begin, end)
         after = self._after.copy()
-        plan = self._plan._replace(after=after, memo=self._times.memo if self._times else self._plan.memo)
-        spans, elements, weights = scratch(plan)
+        template = self._templates.current()
+        plan = self._plan._replace(
+            after=after, memo=self._times.memo if self._times else self._plan.memo, template=template
+        )
+        if not hasattr(self._own, "scratch"):
+            self._own.scratch = scratch(plan)
+        spans, elements, weights = self._own.scratch
         full = True
         while full:
             out = self._outputs.make(n)
             rows, entries, slows, full = self._scan_lines(
-                data.ctypes.data, tail.ctypes.data, tail_from, begin, end, messages.arrivals_s, plan, spans, elements,
-                weights, out,
+                data.ctypes.data, tail.ctypes.data, tail_from, begin, end, messages.offsets, messages.arrivals_s, plan,
+                spans, elements, weights, out,
             )  # fmt: skip
             if full:
                 self._outputs.grow()
         self._after = after
+        self._templates.see(rows, template, data)
         return out, rows, entries, slows
 
     def _with_exact(
@@ -86,9 +99,11 @@ class FastReader:
         lengths = np.maximum(end - begin, 0)
         at = np.cumsum(lengths) - lengths
         text = b"".join(data[a:b].tobytes() for a, b in zip(begin.tolist(), (begin + lengths).tolist(), strict=True))
-        # As partitions the exact reader gets the lines' numbers: they say which of them became events.
+        # As partitions the exact reader gets the lines' numbers: they say which of them became events. Offset 0 is for
+        # first lines of messages only, which may be headers.
+        offsets = np.where(begin == messages.begin[of], messages.offsets[of], -1)
         lines = Messages(
-            text, at, np.where(null, -1, at + lengths), np.arange(len(slow), dtype=np.int32), messages.offsets[of],
+            text, at, np.where(null, -1, at + lengths), np.arange(len(slow), dtype=np.int32), offsets,
             messages.arrivals_s[of],
         )  # fmt: skip
         exact, refused = self.exact.read(lines)
@@ -97,14 +112,39 @@ class FastReader:
             line = refusal.partition
             moved = int(begin[line] - at[line])
             refusals.append(replace(
-                refusal, partition=int(messages.partitions[of[line]]), begin=refusal.begin + moved,
-                end=refusal.end + moved,
+                refusal, partition=int(messages.partitions[of[line]]), offset=int(messages.offsets[of[line]]),
+                begin=refusal.begin + moved, end=refusal.end + moved,
             ))  # fmt: skip
         if not len(exact):
             return batch, refusals
         lines_of = exact.partitions
-        exact = replace(exact, partitions=messages.partitions[of[lines_of]])
+        messages_of = of[lines_of]
+        exact = replace(exact, partitions=messages.partitions[messages_of], offsets=messages.offsets[messages_of])
         return merged(batch, exact, slow[lines_of, 3]), refusals
+
+
+class Templates:
+    """The template of a reader's events, made anew where many are not like it; several threads may use one."""
+
+    def __init__(self, spec: Spec, plan: features.Plan) -> None:
+        self._spec, self._plan = spec, plan
+        self._template: features.Template = plan.template
+        self._events = self._pause = 0  # since the last one was made; before the next one may be made
+
+    def current(self) -> features.Template:
+        """The template, for one call of a kernel."""
+        template = self._template
+        return template._replace(steps=template.steps.copy(), missed=np.zeros(5, np.int64))
+
+    def see(self, events: int, template: features.Template, data: NDArray[np.uint8]) -> None:
+        """Learn from a call of a kernel: `events` were read, and it wrote to `template`."""
+        self._events += events
+        missed, begin, end = template.missed[2:].tolist()
+        if missed * 4 > events and self._events >= self._pause:
+            # Making one takes 0.2 ms; where events have many shapes, it is of less and less use.
+            self._events, self._pause = 0, min(max(2 * self._pause, 256), MOST_EVENTS)
+            made = learn(data[begin:end].tobytes(), self._spec, self._plan)
+            self._template = self._template if made is None else made
 
 
 class Outputs:
@@ -158,10 +198,13 @@ def as_bytes(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
 
 
 def scratch(plan: features.Plan) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.float64]]:
-    """Spans, elements and spline weights of one event: of one thread's call, so that they stay in its L1 cache."""
+    """Spans, elements and spline weights of one event: of one thread, so that they stay in its L1 cache.
+
+    There is a span more than columns: that of cells that nobody reads.
+    """
     elements = features.MAX_ELEMENTS if plan.many.any() else 0
     return (
-        np.empty(len(plan.many), features.SPAN), np.empty(elements, features.ELEMENT),
+        np.empty(len(plan.many) + 1, features.SPAN), np.empty(elements, features.ELEMENT),
         np.empty(MAX_DEGREE + 1, np.float64),
     )  # fmt: skip
 

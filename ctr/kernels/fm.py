@@ -6,7 +6,7 @@ Same arguments as `pooled`, whose twin it is; compile-time constants (`build`): 
 AdaGrad with neither L2, which needs one reciprocal square root and no more (PURE).
 """
 
-# ruff: noqa: ARG001, SIM108  all kernels take the same arguments; a choice at compile time stands on lines of its own
+# ruff: noqa: ARG001  all kernels take the same arguments
 from __future__ import annotations
 
 from typing import Any
@@ -19,7 +19,7 @@ from ctr.kernels.layout import (
     C0,
     C1,
     COUNT,
-    EXPIRED,
+    HALF_LIFE_MIN,
     HAS_BIAS,
     HAS_LINEAR,
     HEAD,
@@ -31,23 +31,20 @@ from ctr.kernels.layout import (
     LINEAR_C1,
     LINEAR_L2,
     LINEAR_STEP,
-    REFUSED_EVENTS,
     SEEN,
     STEP,
 )
-from ctr.kernels.simd import add, fma, hsum, load16, maximum, mul, prefetch, set16, store16, sub
+from ctr.kernels.onehot import NEAR, all_live, ask, begin_rows, blank, bring_in, refuse, set_aside, start_born
+from ctr.kernels.simd import add, fma, hsum, load16, maximum, minimum, mul, set16, store16, sub
 from ctr.kernels.step import (
     ONE,
     ZERO,
     adagrad16,
-    add_start,
     clamp_logit,
     decay,
-    derivative,
-    give_birth,
-    is_live,
     minute_of,
     prediction,
+    prediction_and_derivative,
     step16,
     step_bias,
     step_linear,
@@ -60,6 +57,7 @@ PURE = 1
 # end of constants
 
 P_ = 16
+ROOM = F + F % 2  # a field beyond the last has row 0
 AHEAD = 6
 """Events between asking for rows and reading them: one event is over before a line from memory is here."""
 
@@ -74,51 +72,50 @@ def lanes(x: Any, linear: Any, latent: Any, other: Any) -> Any:
 
 
 @inlined
-def ask(W: Any, stride: int, rows: Any, at: int) -> None:
-    """Ask for the row of an event to come."""
-    if at < rows.shape[0]:
-        ahead = np.int64(rows[at]) * stride
-        prefetch(W, ahead)
-        if stride > P_:
-            prefetch(W, ahead + P_)
+def margin(W: Any, stride: int, base: Any, r: Any, linear: Any, latent: Any, hyper: Any, x: Any) -> Any:
+    """Logit of the rows that begin at ``base``, their sum, their least count and last-seen minute.
 
-
-@inlined
-def logit(W: Any, stride: int, S: Any, Q: Any, r: Any, linear: Any, latent: Any, hyper: Any) -> Any:
-    """From the sum S and the sum of squares Q of all rows; `linear` and `latent` are 1 in their lanes, else 0."""
-    half = set16(np.float32(0.5) * r)
-    t = hsum(fma(S, linear, mul(mul(half, latent), sub(mul(S, S), Q))))
+    `linear` and `latent` are 1 in their lanes, else 0. Two sums abreast: one addition alone waits for the one before.
+    """
+    S0 = set16(ZERO)
+    S1, Q0, Q1 = S0, S0, S0
+    least = set16(np.float32(np.inf))
+    for f in range(0, ROOM, 2):
+        v, u = load16(W, base[f]), load16(W, base[f + 1])
+        S0, S1 = add(S0, v), add(S1, u)
+        Q0, Q1 = fma(v, v, Q0), fma(u, u, Q1)
+        least = minimum(least, minimum(v, u))
+    S, half = add(S0, S1), set16(np.float32(0.5) * r)
+    t = hsum(fma(S, linear, mul(mul(half, latent), sub(mul(S, S), add(Q0, Q1)))))
     if hyper[HAS_BIAS] != ZERO:
         t += W[BIAS_ROW * stride]
-    return clamp_logit(t, hyper)
+    store16(x, 0, least)
+    return clamp_logit(t, hyper), S, x[COUNT], x[SEEN]
 
 
 @bare
 def score(
     W: Any, stride: int, rows: Any, times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any,
-    probabilities: bool, x: Any, out: Any,
+    probabilities: bool, x: Any, base: Any, born: Any, out: Any,
 ) -> None:  # fmt: skip
     """The loop of `predict`."""
     linear, latent = lanes(x, hyper[HAS_LINEAR], ZERO, ZERO), lanes(x, ZERO, ONE, ZERO)
     for i in range(begin, end):
-        at, minute = (i - begin) * F, minute_of(times_s[i])
-        S = set16(ZERO)
-        Q = S
-        for f in range(F):
-            ask(W, stride, rows, at + AHEAD * F + f)
-            base = np.int64(rows[at + f]) * stride
-            if is_live(W, base, minute, ttl_s):  # row 0 never is
-                v = load16(W, base)
-                S = add(S, v)
-                Q = fma(v, v, Q)
-        t = logit(W, stride, S, Q, r[i - begin], linear, latent, hyper)
+        at, minute, ri = (i - begin) * F, minute_of(times_s[i]), r[i - begin]
+        begin_rows(rows, at, F, stride, base)
+        if W.size > NEAR and i + AHEAD < end:
+            ask(W, stride, rows, at + AHEAD * F, F)
+        t, _, count, seen = margin(W, stride, base, ri, linear, latent, hyper, x)
+        if not all_live(count, seen, minute, ttl_s):
+            set_aside(W, base, F, minute, ttl_s, born)
+            t, _, count, seen = margin(W, stride, base, ri, linear, latent, hyper, x)
         out[i] = np.float32(prediction(t, hyper)) if probabilities else t
 
 
 @bare
 def update(
     W: Any, stride: int, k: int, rows: Any, labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any,
-    ttl_s: float, seed: Any, hyper: Any, row_key: Any, counters: Any, x: Any, born: Any, out: Any,
+    ttl_s: float, seed: Any, hyper: Any, row_key: Any, counters: Any, x: Any, base: Any, born: Any, out: Any,
 ) -> None:  # fmt: skip
     """The loop of `learn`."""
     linear, latent = lanes(x, hyper[HAS_LINEAR], ZERO, ZERO), lanes(x, ZERO, ONE, ZERO)
@@ -137,64 +134,53 @@ def update(
     x[SEEN] = ZERO
     timed = load16(x, 0)
     for i in range(begin, end):
-        at, minute, ci = (i - begin) * F, minute_of(times_s[i]), c[i - begin]
+        at, minute, ri, ci = (i - begin) * F, minute_of(times_s[i]), r[i - begin], c[i - begin]
 
         # score
-        n_born, present = 0, 0
-        S = set16(ZERO)
-        Q = S
-        for f in range(F):
-            ask(W, stride, rows, at + AHEAD * F + f)
-            base = np.int64(rows[at + f]) * stride
-            present += base != 0
-            if is_live(W, base, minute, ttl_s):  # row 0 never is
-                v = load16(W, base)
-                S = add(S, v)
-                Q = fma(v, v, Q)
-            elif base != 0:
-                born[n_born] = f
-                n_born += 1
-        t = logit(W, stride, S, Q, r[i - begin], linear, latent, hyper)
-        out[i] = np.float32(prediction(t, hyper))
+        begin_rows(rows, at, F, stride, base)
+        if W.size > NEAR and i + AHEAD < end:
+            ask(W, stride, rows, at + AHEAD * F, F)
+        t, S, count, seen = margin(W, stride, base, ri, linear, latent, hyper, x)
+        n_born = 0
+        if not all_live(count, seen, minute, ttl_s):
+            n_born = set_aside(W, base, F, minute, ttl_s, born)
+            t, S, count, seen = margin(W, stride, base, ri, linear, latent, hyper, x)
+        p, dl = prediction_and_derivative(t, labels[i], ci, hyper)
+        out[i] = p
         if ci == ZERO:
             continue
         if np.isnan(t):
-            counters[REFUSED_EVENTS] += 1
-            W[BIAS_ROW * stride + SEEN] = max(W[BIAS_ROW * stride + SEEN], minute)  # `resolve` has counted it
+            refuse(W, stride, counters, minute)
             continue
-        dl = derivative(t, labels[i], ci, hyper)
-        for j in range(n_born):
-            base = np.int64(rows[at + born[j]]) * stride
-            if W[base + COUNT] != ZERO:
-                counters[EXPIRED] += 1
-            give_birth(W, base, P_, HEAD, 1, -1, KP, k, minute, hyper)
 
         # gradient and step
-        rdl, dl16 = mul(set16(dl * r[i - begin]), latent), mul(set16(dl), stepped)
+        bring_in(W, stride, P_, HEAD, 1, KP, k, rows, at, base, born, n_born, minute, hyper, counters)
+        if hyper[HALF_LIFE_MIN] > ZERO:
+            for f in range(F):
+                decay(W, base[f], P_, HEAD, 1, -1, KP, k, minute, hyper)
+        rdl, dl16 = mul(set16(dl * ri), latent), mul(set16(dl), stepped)
         since = add(set16(minute), timed)
         pull = l2
-        if present < 2:
-            pull = l2_alone
+        if PURE != 1:
+            present = 0
+            for f in range(F):
+                present += base[f] != 0
+            if present < 2:
+                pull = l2_alone
         for f in range(F):
-            base = np.int64(rows[at + f]) * stride
-            if base == 0:
-                continue
-            decay(W, base, P_, HEAD, 1, -1, KP, k, minute, hyper)
-            v = load16(W, base)
+            v = load16(W, base[f])
             g = fma(rdl, sub(S, v), dl16)
             if PURE == 1:
-                v = adagrad16(W, base, P_, v, g, eta)
+                v = adagrad16(W, base[f], P_, v, g, eta)
             else:
-                v = step16(W, base, P_, v, fma(pull, v, g), c0, c1)
-            store16(W, base, maximum(since, add(v, counted)))
-            if with_z:
-                step_linear(W, base + LINEAR, P_, dl, hyper)
+                v = step16(W, base[f], P_, v, fma(pull, v, g), c0, c1)
+            store16(W, base[f], maximum(since, add(v, counted)))
+        if with_z:
+            for f in range(F):
+                step_linear(W, base[f] + LINEAR, P_, dl, hyper)
         step_bias(W, BIAS_ROW * stride, P_, dl, minute, hyper)
-
-        # after their first event rows get their start values
-        for j in range(n_born):
-            row = np.int64(rows[at + born[j]])
-            add_start(W, row * stride, HEAD, 1, -1, KP, k, row_key[row], seed, hyper)
+        start_born(W, stride, HEAD, KP, k, rows, at, born, n_born, row_key, seed, hyper)
+        blank(W, P_)
         counters[LEARNED] += 1
 
 
@@ -205,8 +191,8 @@ def predict(
     scratch: Any, here: Any, out: Any,
 ) -> None:  # fmt: skip
     """Predictions or logits of events ``begin:end``; writes nothing else."""
-    x = np.empty(16, np.float32)
-    score(W, stride, rows, times_s, begin, end, r, ttl_s, hyper, probabilities, x, out)
+    x, base, born = np.empty(16, np.float32), np.zeros(ROOM, np.int64), np.empty(F, np.int64)
+    score(W, stride, rows, times_s, begin, end, r, ttl_s, hyper, probabilities, x, base, born, out)
 
 
 @kernel
@@ -216,7 +202,8 @@ def learn(
     row_key: Any, counters: Any, scratch: Any, here: Any, out: Any,
 ) -> None:  # fmt: skip
     """Learn events ``begin:end`` in order; ``out`` gets each one's prediction before its own update."""
-    x, born = np.empty(16, np.float32), np.empty(F, np.int64)
+    x, base, born = np.empty(16, np.float32), np.zeros(ROOM, np.int64), np.empty(F, np.int64)
     update(
-        W, stride, k, rows, labels, times_s, begin, end, r, c, ttl_s, seed, hyper, row_key, counters, x, born, out,
+        W, stride, k, rows, labels, times_s, begin, end, r, c, ttl_s, seed, hyper, row_key, counters, x, base, born,
+        out,
     )  # fmt: skip

@@ -15,7 +15,11 @@ LINEAR, COUNT, SEEN, Z, HEAD = 0, 1, 2, 3, 4
 how many there are."""
 
 ZERO_ROW, BIAS_ROW, FIRST_ROW = 0, 1, 2
-"""Row numbers: all unknown features share row 0, which is never written; the bias is the head of row 1."""
+"""Row numbers: all unknown features share row 0, which is the same before and after each event; the bias is the head of
+row 1."""
+
+FOREVER = 2.0**24
+"""Last-seen minute of row 0 where rows begin with their head: it never expires. Its count is 1 there."""
 
 SCRATCH_ROWS = 68
 """Rows behind the last one, where a kernel may write what belongs to nobody: one a field, padded to a tile."""

@@ -1,7 +1,7 @@
 """lr for one-hot events: b + sum w. Same arguments as `pooled`, whose twin it is; nothing is a compile-time constant.
 
-A row is its head alone, so an event is a sum, and one scalar step a feature; what costs is waiting for the rows. The
-events behind this one are learned before a line from memory is here, so rows are asked for several events ahead.
+A row is its head alone, so four of them are one vector (`heads`): an event of 39 features is ten steps of sixteen
+lanes, in four of which something happens to weights. Fields beyond the last have row 0.
 """
 
 # ruff: noqa: ARG001  all kernels take the same arguments
@@ -11,95 +11,100 @@ from typing import Any
 
 import numpy as np
 
+from ctr.kernels.heads import head_rates, lanes, score_heads, step_heads
 from ctr.kernels.jit import bare, inlined, kernel
 from ctr.kernels.layout import (
     BIAS_ROW,
-    COUNT,
-    EXPIRED,
+    HALF_LIFE_MIN,
     HAS_BIAS,
+    HAS_LINEAR,
+    L1,
     LEARNED,
     LINEAR,
-    REFUSED_EVENTS,
-    SEEN,
 )
-from ctr.kernels.simd import prefetch
+from ctr.kernels.onehot import NEAR, all_live, ask, begin_rows, blank, bring_in, refuse, set_aside
 from ctr.kernels.step import (
-    ONE,
     ZERO,
     clamp_logit,
     decay,
-    derivative,
-    give_birth,
-    is_live,
     minute_of,
     prediction,
+    prediction_and_derivative,
     step_bias,
-    step_head,
+    step_linear,
 )
 
 AHEAD = 8
-"""Events between asking for rows and reading them."""
+"""Events between asking for rows and reading them: this many are learned before a line from memory is here."""
 
 
 @inlined
-def margin(
-    W: Any, stride: int, F: int, rows: Any, at: int, minute: Any, ttl_s: float, hyper: Any
-) -> Any:
-    """Logit of the event whose rows are ``rows[at : at + F]``, and the same rows some events later on their way."""
-    t = np.float64(W[BIAS_ROW * stride]) if hyper[HAS_BIAS] != ZERO else 0.0
-    for f in range(F):
-        if at + AHEAD * F + f < rows.shape[0]:
-            prefetch(W, np.int64(rows[at + AHEAD * F + f]) * stride)
-        base = np.int64(rows[at + f]) * stride
-        if is_live(W, base, minute, ttl_s):  # row 0 never is
-            t += np.float64(W[base + LINEAR])
-    return clamp_logit(np.float32(t), hyper)
+def margin(W: Any, stride: int, base: Any, linear: Any, hyper: Any, x: Any) -> Any:
+    """Logit of the rows that begin at ``base``, their least count and last-seen minute."""
+    t, count, seen = score_heads(W, base, base.shape[0], linear, x)
+    if hyper[HAS_BIAS] != ZERO:
+        t += W[BIAS_ROW * stride]
+    return clamp_logit(t, hyper), count, seen
 
 
 @bare
 def score(
     W: Any, stride: int, F: int, rows: Any, times_s: Any, begin: int, end: int, ttl_s: float, hyper: Any,
-    probabilities: bool, out: Any,
+    probabilities: bool, x: Any, base: Any, born: Any, out: Any,
 ) -> None:  # fmt: skip
     """The loop of `predict`."""
+    linear = lanes(x, LINEAR, hyper[HAS_LINEAR], ZERO)
     for i in range(begin, end):
-        t = margin(W, stride, F, rows, (i - begin) * F, minute_of(times_s[i]), ttl_s, hyper)
+        at, minute = (i - begin) * F, minute_of(times_s[i])
+        begin_rows(rows, at, F, stride, base)
+        if W.size > NEAR and i + AHEAD < end:
+            ask(W, stride, rows, at + AHEAD * F, F)
+        t, count, seen = margin(W, stride, base, linear, hyper, x)
+        if not all_live(count, seen, minute, ttl_s):
+            set_aside(W, base, F, minute, ttl_s, born)
+            t, count, seen = margin(W, stride, base, linear, hyper, x)
         out[i] = np.float32(prediction(t, hyper)) if probabilities else t
 
 
 @bare
 def update(
     W: Any, stride: int, P: int, F: int, rows: Any, labels: Any, times_s: Any, begin: int, end: int, c: Any,
-    ttl_s: float, hyper: Any, counters: Any, out: Any,
+    ttl_s: float, hyper: Any, counters: Any, x: Any, base: Any, born: Any, out: Any,
 ) -> None:  # fmt: skip
     """The loop of `learn`."""
+    linear = lanes(x, LINEAR, hyper[HAS_LINEAR], ZERO)
+    rates = head_rates(hyper, x)
     for i in range(begin, end):
         at, minute, ci = (i - begin) * F, minute_of(times_s[i]), c[i - begin]
 
         # score
-        t = margin(W, stride, F, rows, at, minute, ttl_s, hyper)
-        out[i] = np.float32(prediction(t, hyper))
+        begin_rows(rows, at, F, stride, base)
+        if W.size > NEAR and i + AHEAD < end:
+            ask(W, stride, rows, at + AHEAD * F, F)
+        t, count, seen = margin(W, stride, base, linear, hyper, x)
+        n_born = 0
+        if not all_live(count, seen, minute, ttl_s):
+            n_born = set_aside(W, base, F, minute, ttl_s, born)
+            t, count, seen = margin(W, stride, base, linear, hyper, x)
+        p, dl = prediction_and_derivative(t, labels[i], ci, hyper)
+        out[i] = p
         if ci == ZERO:
             continue
         if np.isnan(t):
-            counters[REFUSED_EVENTS] += 1
-            W[BIAS_ROW * stride + SEEN] = max(W[BIAS_ROW * stride + SEEN], minute)  # `resolve` has counted it
+            refuse(W, stride, counters, minute)
             continue
-        dl = derivative(t, labels[i], ci, hyper)
 
         # step
-        for f in range(F):
-            base = np.int64(rows[at + f]) * stride
-            if base == 0:
-                continue
-            if is_live(W, base, minute, ttl_s):
-                decay(W, base, P, 0, 0, -1, 0, 0, minute, hyper)
-            else:
-                if W[base + COUNT] != ZERO:
-                    counters[EXPIRED] += 1
-                give_birth(W, base, P, 0, 0, -1, 0, 0, minute, hyper)
-            step_head(W, base, P, ONE, dl, minute, hyper)
+        bring_in(W, stride, P, 0, 0, 0, 0, rows, at, base, born, n_born, minute, hyper, counters)
+        if hyper[HALF_LIFE_MIN] > ZERO:
+            for f in range(F):
+                decay(W, base[f], P, 0, 0, -1, 0, 0, minute, hyper)
+        step_heads(W, base, base.shape[0], P, dl, minute, rates)
+        if hyper[L1] != ZERO:
+            for f in range(F):
+                step_linear(W, base[f] + LINEAR, P, dl, hyper)
         step_bias(W, BIAS_ROW * stride, P, dl, minute, hyper)
+        blank(W, P)
         counters[LEARNED] += 1
 
 
@@ -110,7 +115,8 @@ def predict(
     scratch: Any, here: Any, out: Any,
 ) -> None:  # fmt: skip
     """Predictions or logits of events ``begin:end``; writes nothing else."""
-    score(W, stride, F, rows, times_s, begin, end, ttl_s, hyper, probabilities, out)
+    x, base, born = np.empty(16, np.float32), np.zeros((F + 3) // 4 * 4, np.int64), np.empty(F, np.int64)
+    score(W, stride, F, rows, times_s, begin, end, ttl_s, hyper, probabilities, x, base, born, out)
 
 
 @kernel
@@ -120,4 +126,7 @@ def learn(
     row_key: Any, counters: Any, scratch: Any, here: Any, out: Any,
 ) -> None:  # fmt: skip
     """Learn events ``begin:end`` in order; ``out`` gets each one's prediction before its own update."""
-    update(W, stride, P, F, rows, labels, times_s, begin, end, c, ttl_s, hyper, counters, out)
+    x, base, born = np.empty(16, np.float32), np.zeros((F + 3) // 4 * 4, np.int64), np.empty(F, np.int64)
+    update(
+        W, stride, P, F, rows, labels, times_s, begin, end, c, ttl_s, hyper, counters, x, base, born, out,
+    )  # fmt: skip

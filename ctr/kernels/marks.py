@@ -11,6 +11,12 @@ from ctr.kernels.layout import DIRTY
 
 
 @inlined
+def dirty_word(dirty: Any, row: Any) -> Any:
+    """Bit 0 is a row's mark, whatever stands above it: the marks of an event are one branch, not one a row."""
+    return dirty[np.uint64(row) >> np.uint64(6)] >> (np.uint64(row) & np.uint64(63))
+
+
+@inlined
 def mark_dirty(dirty: Any, counters: Any, row: Any) -> None:
     """A row that differs from what was last taken. Most do already, so this is a branch that is seldom taken."""
     at, bit = np.uint64(row) >> np.uint64(6), np.uint64(1) << (np.uint64(row) & np.uint64(63))

@@ -25,7 +25,7 @@ from ctr.kernels.layout import (
     ZERO_ROW,
 )
 from ctr.kernels.lookup import ROW_AT, find, home, new_row, place
-from ctr.kernels.marks import mark_dirty
+from ctr.kernels.marks import dirty_word, mark_dirty
 from ctr.kernels.simd import find5, prefetch
 from ctr.kernels.step import C_MAX, X_MAX, ZERO, minute_of, mix64
 
@@ -34,6 +34,9 @@ BLOCK = 32
 
 LINE = 64
 """Keys between asking for a bucket and reading it."""
+
+NEAR = 1 << 14
+"""Words of an index that stays in L2: nobody needs to ask for its lines ahead."""
 ONE = np.uint64(1)
 
 
@@ -61,8 +64,25 @@ def ask(keys: Any, e: int, index: Any, buckets: Any, o: Any) -> None:
     first, n = np.uint64(e), np.uint64(max(min(keys.shape[0] - e, LINE), 0))
     for j in range(n):
         buckets[o + j] = home(keys[first + j], index)
-    for j in range(n):
-        prefetch(index, buckets[o + j] * 8)
+    if index.shape[0] > NEAR:
+        for j in range(n):
+            prefetch(index, buckets[o + j] * 8)
+
+
+@inlined
+def ask_rows(W: Any, stride: int, rows: Any, n: int) -> None:
+    """Lines of the first event's rows, for which nobody else asks ahead: a batch of 64 begins 5 % earlier for it."""
+    for e in range(np.uint64(n)):
+        at = np.uint64(rows[e]) * np.uint64(stride)
+        for line in range(np.uint64(stride >> 4)):
+            prefetch(W, at + line * np.uint64(16))
+
+
+@inlined
+def look(index: Any, slots: Any, bucket: Any, key: Any) -> Any:
+    """Row number of a key and False, or anything and True if it does not stand in this bucket."""
+    s = find5(index, bucket * 8, key)
+    return slots[np.uint64(bucket * 16 + ROW_AT + s)], s == BUCKET_SLOTS
 
 
 @bare
@@ -72,28 +92,36 @@ def find_rows(
     """Rows of entries ``begin:end`` to ``rows[at:]``, 0 for keys that have none.
 
     Returns the number of those that are unknown, and their entries in ``unknown``. Nearly all keys stand in the bucket
-    in which one looks first: no branch for those.
+    in which one looks first, and nearly all others in the next one: no branch for those. Numbers are unsigned, so that
+    Numba does not ask whether they count from the end.
     """
-    here, there, away = np.uint64(0), np.uint64(LINE), 0
+    here, there, away = np.uint64(0), np.uint64(LINE), np.uint64(0)
     ask(keys, begin, index, buckets, here)
     for e in range(begin, end, LINE):
         ask(keys, e + LINE, index, buckets, there)
         first, out = np.uint64(e), np.uint64(at + e - begin)
         for j in range(np.uint64(min(LINE, end - e))):
-            bucket = buckets[here + j]
-            s = find5(index, bucket * 8, keys[first + j])
-            rows[out + j] = slots[np.uint64(bucket * 16 + ROW_AT + s)]
+            rows[out + j], missed = look(index, slots, buckets[here + j], keys[first + j])
             unknown[away] = first + j
-            away += s == BUCKET_SLOTS
+            away += np.uint64(missed)
         here, there = there, here
-    m = 0
+    first, out, further = np.uint64(begin), np.uint64(at), np.uint64(0)
+    last = np.uint64(index.shape[0] >> 3) - ONE
     for j in range(away):
-        e = unknown[j]
-        row = find(index, slots, keys[e])
-        rows[at + e - begin] = max(row, np.int64(ZERO_ROW))
-        unknown[m] = e
-        m += row < 0 and keys[e] != 0
-    return m
+        entry = np.uint64(unknown[j])
+        bucket = np.uint64(home(keys[entry], index))
+        bucket = (bucket + ONE) * np.uint64(bucket != last)
+        rows[out + entry - first], missed = look(index, slots, bucket, keys[entry])
+        unknown[further] = entry
+        further += np.uint64(missed)
+    m = np.uint64(0)
+    for j in range(further):
+        entry = np.uint64(unknown[j])
+        row = find(index, slots, keys[entry])
+        rows[out + entry - first] = max(row, np.int64(ZERO_ROW))
+        unknown[m] = entry
+        m += np.uint64(row < 0 and keys[entry] != 0)
+    return np.int64(m)
 
 
 @inlined
@@ -122,9 +150,9 @@ def count(keys: Any, a: Any, b: Any) -> Any:
 @kernel
 def resolve(
     keys: Any, values: Any, fields: Any, start: Any, labels: Any, weights: Any, times_s: Any, positions: Any,
-    begin: int, end: int, normalize: bool, dense: bool, learn: bool, swept: bool, ttl_s: float, admission: float,
-    seed: Any, label_min: float, label_max: float, index: Any, slots: Any, W: Any, stride: int, head_step: int,
-    row_key: Any, row_field: Any, dirty: Any, counters: Any, max_rows: int, rows: Any, r: Any, c: Any,
+    rows: Any, r: Any, c: Any, begin: int, end: int, dense: bool, learn: bool, swept: bool, normalize: bool,
+    ttl_s: float, admission: float, seed: Any, label_min: float, label_max: float, index: Any, slots: Any, W: Any,
+    stride: int, head_step: int, row_key: Any, row_field: Any, dirty: Any, counters: Any, max_rows: int,
 ) -> Any:  # fmt: skip
     """Rows of the features of events ``begin:end``; if `learn`, new features of events with weight get one.
 
@@ -141,9 +169,9 @@ def resolve(
     buckets, unknown = np.empty(2 * LINE, np.uint64), np.empty(most + 1, np.int64)
     dirty[0] |= ONE  # for now: row 0, which stands for no row, needs no branch
     stop = resolve_events(
-        keys, values, fields, start, labels, weights, times_s, positions, begin, end, normalize, dense, learn, swept,
-        ttl_s, admission, seed, label_min, label_max, index, slots, W, stride, head_step, row_key, row_field, dirty,
-        counters, max_rows, rows, r, c, buckets, unknown,
+        keys, values, fields, start, labels, weights, times_s, positions, rows, r, c, begin, end, dense, learn, swept,
+        normalize, ttl_s, admission, seed, label_min, label_max, index, slots, W, stride, head_step, row_key,
+        row_field, dirty, counters, max_rows, buckets, unknown,
     )  # fmt: skip
     dirty[0] &= ~ONE
     return stop
@@ -152,9 +180,9 @@ def resolve(
 @bare
 def resolve_events(
     keys: Any, values: Any, fields: Any, start: Any, labels: Any, weights: Any, times_s: Any, positions: Any,
-    begin: int, end: int, normalize: bool, dense: bool, learn: bool, swept: bool, ttl_s: float, admission: float,
-    seed: Any, label_min: float, label_max: float, index: Any, slots: Any, W: Any, stride: int, head_step: int,
-    row_key: Any, row_field: Any, dirty: Any, counters: Any, max_rows: int, rows: Any, r: Any, c: Any,
+    rows: Any, r: Any, c: Any, begin: int, end: int, dense: bool, learn: bool, swept: bool, normalize: bool,
+    ttl_s: float, admission: float, seed: Any, label_min: float, label_max: float, index: Any, slots: Any, W: Any,
+    stride: int, head_step: int, row_key: Any, row_field: Any, dirty: Any, counters: Any, max_rows: int,
     buckets: Any, unknown: Any,
 ) -> Any:  # fmt: skip
     """What `resolve` does, with its scratch."""
@@ -168,6 +196,8 @@ def resolve_events(
             block_end = start[min(i + BLOCK, end)]
             n_unknown = find_rows(keys, a, block_end, index, slots, rows, a - first, buckets, unknown)
             u = 0
+            if learn and i == begin and index.shape[0] > NEAR:
+                ask_rows(W, stride, rows, b - a)
         if dense:
             norm = count(keys, np.uint64(a), np.uint64(b))
         else:
@@ -224,6 +254,10 @@ def resolve_events(
                     counters[CREATED] += 1
             rows[e - first] = row
         mark_dirty(dirty, counters, BIAS_ROW)
+        marked = ONE
         for e in range(np.uint64(a - first), np.uint64(b - first)):
-            mark_dirty(dirty, counters, rows[e])
+            marked &= dirty_word(dirty, rows[e])
+        if marked == 0:
+            for e in range(np.uint64(a - first), np.uint64(b - first)):
+                mark_dirty(dirty, counters, rows[e])
     return end

@@ -8,7 +8,7 @@ inlined. `ISA` is chosen at start: ``avx512``, ``avx2`` (two halves), or ``porta
 # ruff: noqa: ARG001  Numba's code generators have fixed signatures
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -147,6 +147,17 @@ minimum = _choice("<", "Lane by lane, y where x is NaN.")
 
 
 @_intrinsic
+def below(typing: Any, x: Any, y: Any) -> Any:
+    """Lane by lane, 1 where x < y, else 0."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        one, zero = (ir.Constant(V16, [value] * LANES) for value in (1.0, 0.0))
+        return b.select(b.fcmp_ordered("<", *args), one, zero)
+
+    return float16x(float16x, float16x), generate
+
+
+@_intrinsic
 def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
     """Return x y + z."""
 
@@ -166,6 +177,31 @@ def fnma(typing: Any, x: Any, y: Any, z: Any) -> Any:
     return float16x(float16x, float16x, float16x), generate
 
 
+def _estimate(b: Any, name: str, x: Any) -> Any:
+    """What the processor guesses: ``rsqrt`` or ``rcp`` of sixteen lanes (avx512) or of twice eight (avx2)."""
+    if ISA == "avx512":
+        return _call(b, f"llvm.x86.avx512.{name}14.ps.512", V16, [x, ir.Constant(V16, None), ir.Constant(i16, -1)])
+    undefined = ir.Constant(V16, ir.Undefined)
+    halves = [
+        _call(b, f"llvm.x86.avx.{name}.ps.256", V8,
+              [b.shuffle_vector(x, undefined, ir.Constant(_vec(i32, 8), list(range(at, at + 8))))])
+        for at in (0, 8)
+    ]  # fmt: skip
+    return b.shuffle_vector(*halves, ir.Constant(I16, list(range(16))))
+
+
+@_intrinsic
+def rcp(typing: Any, x: Any) -> Any:
+    """1 / x for normal x within a relative 2^-14 (avx512), 1.5 2^-12 (avx2), 2^-24 (portable)."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        if ISA in ("avx512", "avx2"):
+            return _estimate(b, "rcp", args[0])
+        return b.fdiv(ir.Constant(V16, [1.0] * LANES), args[0])
+
+    return float16x(x), generate
+
+
 @_intrinsic
 def rsqrt(typing: Any, x: Any) -> Any:
     """1 / sqrt(x) for normal x > 0 within a relative 2^-14 (avx512), 1.5 2^-12 (avx2), 2^-16 (portable).
@@ -175,16 +211,8 @@ def rsqrt(typing: Any, x: Any) -> Any:
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         (x,) = args
-        if ISA == "avx512":
-            return _call(b, "llvm.x86.avx512.rsqrt14.ps.512", V16, [x, ir.Constant(V16, None), ir.Constant(i16, -1)])
-        undefined = ir.Constant(V16, ir.Undefined)
-        if ISA == "avx2":
-            halves = [
-                _call(b, "llvm.x86.avx.rsqrt.ps.256", V8,
-                      [b.shuffle_vector(x, undefined, ir.Constant(_vec(i32, 8), list(range(at, at + 8))))])
-                for at in (0, 8)
-            ]  # fmt: skip
-            return b.shuffle_vector(*halves, ir.Constant(I16, list(range(16))))
+        if ISA in ("avx512", "avx2"):
+            return _estimate(b, "rsqrt", x)
         # Bits of an approximation, then two Newton steps.
         magic, one = ir.Constant(I16, [0x5F3759DF] * LANES), ir.Constant(I16, [1] * LANES)
         y = b.bitcast(b.sub(magic, b.lshr(b.bitcast(x, I16), one)), V16)
@@ -214,7 +242,7 @@ def hsum(typing: Any, x: Any) -> Any:
     return types.float32(x), generate
 
 
-def shuffle(lanes: list[int]) -> Callable[..., Any]:
+def shuffle(lanes: Iterable[int]) -> Callable[..., Any]:
     """Make f(x, y) whose lane l is lane ``lanes[l]`` of x and y laid end to end."""
 
     def typer(typing: Any, x: Any, y: Any) -> Any:
@@ -223,7 +251,13 @@ def shuffle(lanes: list[int]) -> Callable[..., Any]:
 
         return float16x(float16x, float16x), generate
 
+    lanes = list(lanes)
     return _intrinsic(typer)
+
+
+def blend(width: int, *groups: int) -> Callable[..., Any]:
+    """Make f(x, y) that is x, but y in these groups of `width` lanes."""
+    return shuffle(lane + LANES * (lane // width in groups) for lane in range(LANES))
 
 
 @_intrinsic

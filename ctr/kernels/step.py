@@ -40,7 +40,7 @@ from ctr.kernels.layout import (
     START,
     Z,
 )
-from ctr.kernels.simd import fma, fnma, load16, maximum, mul, rsqrt, set16, store16
+from ctr.kernels.simd import fma, fnma, load16, maximum, mul, rcp, rsqrt, set16, store16
 
 C_MAX, X_MAX, G_MAX = np.float32(1e6), np.float32(1e9), np.float32(1e15)
 TINY = np.float32(2.0**-100)
@@ -160,6 +160,15 @@ def derivative(t: Any, y: Any, c: Any, hyper: Any) -> Any:
 
 
 @inlined
+def prediction_and_derivative(t: Any, y: Any, c: Any, hyper: Any) -> Any:
+    """`prediction` and `derivative` at once, float32: one exponential instead of two."""
+    if hyper[SQUARED] != ZERO:
+        return np.float32(prediction(t, hyper)), derivative(t, y, c, hyper)
+    p = sigmoid(t)
+    return np.float32(p), np.float32(np.float64(c) * (p - np.float64(y)))
+
+
+@inlined
 def step(W: Any, at: int, P: int, g: Any, c0: Any, c1: Any) -> None:
     """One weight, its accumulator P floats behind it."""
     g = min(max(g, -G_MAX), G_MAX)
@@ -170,16 +179,24 @@ def step(W: Any, at: int, P: int, g: Any, c0: Any, c1: Any) -> None:
 
 
 @inlined
-def step16(W: Any, at: int, P: int, w: Any, g: Any, c0: Any, c1: Any) -> Any:
-    """Sixteen weights `w` that stand at ``W[at]``, c0 and c1 sixteen lanes each; returns them, the caller stores.
+def move(w: Any, n: Any, g: Any, c0: Any, c1: Any) -> Any:
+    """Sixteen weights after their step, n the sum with g^2 in it, c0 and c1 sixteen lanes each.
 
-    1 / (c0 + c1 sqrt n) within twice `rsqrt`'s error: sqrt n is n rsqrt(n), and 1 / d is rsqrt(d)^2. No clipping:
-    one-hot gradients are dl times another weight.
+    1 / (c0 + c1 sqrt n) is y / (c0 y + c1) with y = 1 / sqrt n: within the errors of `rsqrt` and `rcp` together.
+    """
+    y = rsqrt(maximum(n, set16(TINY)))
+    return fnma(mul(g, y), rcp(fma(c0, y, c1)), w)
+
+
+@inlined
+def step16(W: Any, at: int, P: int, w: Any, g: Any, c0: Any, c1: Any) -> Any:
+    """Sixteen weights `w` that stand at ``W[at]``; returns them, the caller stores.
+
+    No clipping: one-hot gradients are dl times another weight.
     """
     n = fma(g, g, load16(W, at + P))
     store16(W, at + P, n)
-    s = rsqrt(fma(c1, mul(n, rsqrt(maximum(n, set16(TINY)))), c0))
-    return fnma(g, mul(s, s), w)
+    return move(w, n, g, c0, c1)
 
 
 @inlined

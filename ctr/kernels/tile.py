@@ -6,8 +6,8 @@ stands lane by lane against tile (J, I): that is a dot product of 16 pairs of la
 two is the other's gradient. So each cache line is touched once on the way forward and once on the way back.
 
 A visitor exists for each kp: `DOT[kp]` and `STEP[kp]` for a tile off the diagonal, `DIAGONAL_DOT[kp]` and
-`DIAGONAL_STEP[kp]` for one on it, where the heads of the rows are. ``base`` holds where each field's row begins,
-`GROUP[kp]` reads it for group I.
+`DIAGONAL_STEP[kp]` for one on it, where the heads of the rows are: all R of them fit into one vector, their own blocks
+side by side. ``base`` holds where each field's row begins, `GROUP[kp]` reads it for group I.
 """
 
 from __future__ import annotations
@@ -18,7 +18,20 @@ import numpy as np
 
 from ctr.kernels.jit import inlined
 from ctr.kernels.layout import COUNT, LINEAR, SEEN
-from ctr.kernels.simd import add, fma, fnma, load16, maximum, minimum, mul, set16, shuffle, store16
+from ctr.kernels.simd import (
+    add,
+    below,
+    blend,
+    fma,
+    fnma,
+    load16,
+    maximum,
+    minimum,
+    mul,
+    set16,
+    shuffle,
+    store16,
+)
 from ctr.kernels.step import G_MAX, adagrad16, step16
 
 
@@ -29,31 +42,37 @@ def _groups(width: int, *which: int) -> list[int]:
 quarters_0145, quarters_2367 = shuffle(_groups(4, 0, 1, 4, 5)), shuffle(_groups(4, 2, 3, 6, 7))
 quarters_0246, quarters_1357 = shuffle(_groups(4, 0, 2, 4, 6)), shuffle(_groups(4, 1, 3, 5, 7))
 halves_02, halves_13 = shuffle(_groups(8, 0, 2)), shuffle(_groups(8, 1, 3))
+in_quarter0, in_quarter1, in_quarter2, in_quarter3 = blend(4, 0), blend(4, 1), blend(4, 2), blend(4, 3)
+in_half0, in_half1 = blend(8, 0), blend(8, 1)
 
 ADAGRAD, SGD, FTRL = range(3)
 """The optimizer's step: a compile-time constant of the kernels, the first element of a ``rate``."""
 
-BELOW, APART, HEAD, COUNTED, TIMED = range(5)
+LINEARS, COUNTS, UNLEARNED, TIMES, BEFORE = range(5)
 
 
 def masks(kp: int) -> Any:
-    """Five masks for each row l of a group on the diagonal, (5, R, 16) float32, flat.
+    """What to do where in a vector of heads, and on the diagonal: (4 + R, 16) float32, flat.
 
-    1 in the blocks of fields before l; 1 in all blocks but its own; 1 in its linear weight; 1 in its count; 0 in its
-    last-seen time and -inf elsewhere.
+    1 in the linear weights; 1 in the counts; .5 in the counts and -inf elsewhere; 0 in the last-seen times and -inf
+    elsewhere; then, for each row l of a group, 1 in the blocks of the fields before l.
     """
     R = 16 // kp
-    m = np.zeros((5, R, 16), np.float32)
+    m = np.zeros((BEFORE + R, 16), np.float32)
+    m[LINEARS, LINEAR::kp] = 1
+    m[COUNTS, COUNT::kp] = 1
+    m[UNLEARNED] = m[TIMES] = -np.inf
+    m[UNLEARNED, COUNT::kp] = 0.5
+    m[TIMES, SEEN::kp] = 0
     for l in range(R):
-        own = l * kp
-        m[BELOW, l, :own] = 1
-        m[APART, l] = 1
-        m[APART, l, own : own + kp] = 0
-        m[HEAD, l, own + LINEAR] = 1
-        m[COUNTED, l, own + COUNT] = 1
-        m[TIMED, l] = -np.inf
-        m[TIMED, l, own + SEEN] = 0
+        m[BEFORE + l, : l * kp] = 1
     return m.ravel()
+
+
+@inlined
+def mask(M: Any, which: int) -> Any:
+    """One of `masks`."""
+    return load16(M, 16 * which)
 
 
 @inlined
@@ -99,30 +118,36 @@ def dot2(W: Any, G: Any, base: Any, I: int, J: int, s0: Any, s1: Any) -> Any:
 
 
 @inlined
-def diagonal_dot4(W: Any, M: Any, base: Any, I: int, s0: Any, s1: Any, lin: Any) -> Any:
-    """Pairs inside group I (each once: `BELOW`), and its linear weights."""
+def heads4(a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Heads of the four rows of a group, from its tile on the diagonal."""
+    return in_half1(in_quarter1(a, b), in_quarter3(c, d))
+
+
+@inlined
+def diagonal_dot4(
+    W: Any, M: Any, base: Any, I: int, s0: Any, s1: Any, heads: Any, stale: Any, oldest: Any
+) -> Any:  # fmt: skip
+    """Pairs inside group I (each once: `BEFORE`); sum of all heads; how many lanes of them are below `oldest`."""
     i, o = 4 * I, 16 * I
     a0, a1 = load16(W, base[i] + o), load16(W, base[i + 1] + o)
     a2, a3 = load16(W, base[i + 2] + o), load16(W, base[i + 3] + o)
     _, t1, t2, t3 = transpose4(a0, a1, a2, a3)
-    s0 = fma(t1, mul(a1, load16(M, 16)), s0)
-    s1 = fma(t2, mul(a2, load16(M, 32)), s1)
-    s0 = fma(t3, mul(a3, load16(M, 48)), s0)
-    lin = fma(a0, load16(M, 128), lin)
-    lin = fma(a1, load16(M, 144), lin)
-    lin = fma(a2, load16(M, 160), lin)
-    lin = fma(a3, load16(M, 176), lin)
-    return s0, s1, lin
+    s0 = fma(t1, mul(a1, mask(M, BEFORE + 1)), s0)
+    s1 = fma(t2, mul(a2, mask(M, BEFORE + 2)), s1)
+    s0 = fma(t3, mul(a3, mask(M, BEFORE + 3)), s0)
+    h = heads4(a0, a1, a2, a3)
+    return s0, s1, add(heads, h), add(stale, below(h, oldest))
 
 
 @inlined
-def diagonal_dot2(W: Any, M: Any, base: Any, I: int, s0: Any, s1: Any, lin: Any) -> Any:
+def diagonal_dot2(
+    W: Any, M: Any, base: Any, I: int, s0: Any, s1: Any, heads: Any, stale: Any, oldest: Any
+) -> Any:  # fmt: skip
     """As `diagonal_dot4`, for two rows of two blocks."""
     a0, a1 = load16(W, base[2 * I] + 16 * I), load16(W, base[2 * I + 1] + 16 * I)
-    s0 = fma(halves_13(a0, a1), mul(a1, load16(M, 16)), s0)
-    lin = fma(a0, load16(M, 64), lin)
-    lin = fma(a1, load16(M, 80), lin)
-    return s0, s1, lin
+    s0 = fma(halves_13(a0, a1), mul(a1, mask(M, BEFORE + 1)), s0)
+    h = in_half1(a0, a1)
+    return s0, s1, add(heads, h), add(stale, below(h, oldest))
 
 
 @inlined
@@ -178,46 +203,49 @@ def step2(W: Any, G: Any, base: Any, I: int, J: int, P: int, rdl: Any, rate: Any
 
 
 @inlined
-def step_own(
-    W: Any, M: Any, R: int, l: int, at: Any, P: int, w: Any, partner: Any, rdl: Any, dl: Any, rate: Any, more: Any,
-    minute: Any,
-) -> None:  # fmt: skip
-    """Row l of a group on the diagonal: partners in other blocks, in its own the linear weight, count and time.
+def step_own(W: Any, at: Any, P: int, w: Any, partner: Any, own: Any, rdl: Any, rate: Any, linear: Any) -> Any:
+    """As `step`, but ``own(x, y)`` has the row's own block from y; the caller stores what is returned.
 
-    `dl` is 0 where there is no linear part; the linear weight's rate is ``rate + more``.
+    ``linear`` has the linear weights' gradient, 0 elsewhere, and the rest of their rate.
     """
-    head = load16(M, 16 * (HEAD * R + l))
-    g = fma(rdl, mul(partner, load16(M, 16 * (APART * R + l))), mul(dl, head))
-    own = rate[0], fma(more[0], head, rate[1]), fma(more[1], head, rate[2])
-    w = move16(W, at, P, w, g, own)
-    w = add(w, load16(M, 16 * (COUNTED * R + l)))
-    store16(W, at, maximum(add(minute, load16(M, 16 * (TIMED * R + l))), w))
+    return move16(
+        W, at, P, w, own(mul(rdl, partner), linear[0]), (rate[0], own(rate[1], linear[1]), own(rate[2], linear[2]))
+    )
 
 
 @inlined
 def diagonal_step4(
-    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, dl: Any, rate: Any, more: Any, minute: Any
-) -> None:
-    """Tile (I, I): pairs inside the group, and the heads of its rows."""
+    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, rate: Any, linear: Any, seen: Any
+) -> None:  # fmt: skip
+    """Tile (I, I): pairs inside the group; linear weight, count and last-seen time (``seen``) of its rows."""
     i, o = 4 * I, 16 * I
     i0, i1, i2, i3 = base[i] + o, base[i + 1] + o, base[i + 2] + o, base[i + 3] + o
     a0, a1, a2, a3 = load16(W, i0), load16(W, i1), load16(W, i2), load16(W, i3)
     t0, t1, t2, t3 = transpose4(a0, a1, a2, a3)
-    step_own(W, M, 4, 0, i0, P, a0, t0, rdl, dl, rate, more, minute)
-    step_own(W, M, 4, 1, i1, P, a1, t1, rdl, dl, rate, more, minute)
-    step_own(W, M, 4, 2, i2, P, a2, t2, rdl, dl, rate, more, minute)
-    step_own(W, M, 4, 3, i3, P, a3, t3, rdl, dl, rate, more, minute)
+    a0 = step_own(W, i0, P, a0, t0, in_quarter0, rdl, rate, linear)
+    a1 = step_own(W, i1, P, a1, t1, in_quarter1, rdl, rate, linear)
+    a2 = step_own(W, i2, P, a2, t2, in_quarter2, rdl, rate, linear)
+    a3 = step_own(W, i3, P, a3, t3, in_quarter3, rdl, rate, linear)
+    h = maximum(seen, add(heads4(a0, a1, a2, a3), mask(M, COUNTS)))
+    store16(W, i0, in_quarter0(a0, h))
+    store16(W, i1, in_quarter1(a1, h))
+    store16(W, i2, in_quarter2(a2, h))
+    store16(W, i3, in_quarter3(a3, h))
 
 
 @inlined
 def diagonal_step2(
-    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, dl: Any, rate: Any, more: Any, minute: Any
-) -> None:
+    W: Any, M: Any, base: Any, I: int, P: int, rdl: Any, rate: Any, linear: Any, seen: Any
+) -> None:  # fmt: skip
     """As `diagonal_step4`, for two rows of two blocks."""
     i0, i1 = base[2 * I] + 16 * I, base[2 * I + 1] + 16 * I
     a0, a1 = load16(W, i0), load16(W, i1)
-    step_own(W, M, 2, 0, i0, P, a0, halves_02(a0, a1), rdl, dl, rate, more, minute)
-    step_own(W, M, 2, 1, i1, P, a1, halves_13(a0, a1), rdl, dl, rate, more, minute)
+    t0, t1 = halves_02(a0, a1), halves_13(a0, a1)
+    a0 = step_own(W, i0, P, a0, t0, in_half0, rdl, rate, linear)
+    a1 = step_own(W, i1, P, a1, t1, in_half1, rdl, rate, linear)
+    h = maximum(seen, add(in_half1(a0, a1), mask(M, COUNTS)))
+    store16(W, i0, in_half0(a0, h))
+    store16(W, i1, in_half1(a1, h))
 
 
 GROUP = {4: group4, 8: group2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -15,14 +16,11 @@ from ctr.errors import ModelMismatchError
 from ctr.events.batch import Batch
 from ctr.kernels import build, layout, simd, tile
 from ctr.model.hyper import hyper_parameters
+from ctr.model.scratch import CHUNK, Scratch
 from ctr.model.state import Counts, State, counts_of, put_back, state_of
 from ctr.model.table import Held, Table
 from ctr.rows import RowBlock, RowShape, padded_k
 from ctr.spec import Spec, differences
-
-CHUNK = 1024
-"""Events resolved at a time: their row numbers stay in L2 until they are learned. Results do not depend on it."""
-
 
 FAMILIES = {"lr": layout.LR, "fm": layout.FM, "ffm": layout.FFM, "fwfm": layout.FWFM, "fefm": layout.FEFM}
 
@@ -58,6 +56,7 @@ class Model:
         )
         self._dense = _dense_kernel(spec) or self._pooled
         self._seed = np.uint64(spec.model.seed)
+        self._scratch = Scratch(spec, self._table.shape)
         self._set(spec)
         self._make_own_rows()
 
@@ -66,6 +65,13 @@ class Model:
         self._ttl_s = float(spec.lifetime.ttl_s)
         self._admission = float(spec.lifetime.admission)
         self._hyper = hyper_parameters(spec)
+        table = self._table  # what each call hands to kernels, put together once: a call costs as much as two events
+        self._to_resolve = (
+            spec.model.normalize, self._ttl_s, self._admission, self._seed, *spec.model.label_range, table.index,
+            table.slots, table.W, table.stride, table.shape.head_step, table.row_key, table.row_field, table.dirty,
+            table.counters, table.max_rows,
+        )  # fmt: skip
+        self._shape = table.W, table.stride, table.P, len(spec.fields), table.shape.kp, spec.model.k
 
     def _make_own_rows(self) -> None:
         """Bias and pair weights as they start: log-odds or mean label, 1 (fwfm) or the identity matrix (fefm)."""
@@ -214,47 +220,39 @@ class Model:
     def _run(
         self, batch: Batch, *, learn: bool, probabilities: bool, salts: NDArray[np.uint64] | None = None
     ) -> NDArray[np.float32]:
-        n, table, model = len(batch), self._table, self._spec.model
+        n, table, dense, scratch = len(batch), self._table, batch.dense, self._scratch
         keys, values, fields = _plain(batch.keys, _U64), _plain(batch.values, _F32), _plain(batch.fields, _U8)
         start, times_s = _plain(batch.start, _I64), _plain(batch.times_s, _F64)
         labels, weights = _plain(batch.labels, _F32), _plain(batch.weights, _F32)
-        F, kp = len(self._spec.fields), table.shape.kp
-        if len(keys) != n * F if batch.dense else len(fields) and fields.max() >= F:
+        shape: tuple[Any, ...] = self._shape
+        F = shape[3]
+        if len(keys) != n * F if dense else len(fields) and fields.max() >= F:
             raise ValueError(f"the batch is not of this model's {F} fields")  # kernels do not look
-        kernel = self._dense if batch.dense else self._pooled
-        shape: tuple[Any, ...] = table.stride, table.P, F, kp, model.k
-        if model.libffm:  # it starts from the start values of features that have no row
+        kernel = self._dense if dense else self._pooled
+        if self._spec.model.libffm:  # it starts from the start values of features that have no row
             shape += keys, self._seed
-
-        positions = _positions(batch, salts) if learn and self._admission < 1 else np.empty(0, np.uint64)
-
-        chunk = min(n, CHUNK)
-        entries = np.diff(start[[*range(0, n, CHUNK), n]])
-        rows = np.empty(entries.max(initial=0), np.uint32)
-        r, c, out = np.empty(chunk, np.float32), np.empty(chunk, np.float32), np.empty(n, np.float32)
-        scratch, here = np.empty((2, F + 1, table.shape.size), np.float32), np.empty(F, np.bool_)
-        if model.libffm:
-            longest = int(np.diff(start).max(initial=0))
-            scratch, here = np.empty((longest, 2, F * kp), np.float32), np.empty(longest, np.int64)
-        begin, swept, learned = 0, False, table.counters[layout.LEARNED]
+        positions = _positions(batch, salts) if learn and self._admission < 1 else _NO_POSITIONS
+        if not dense:
+            scratch.fit(start, n)
+        rows, r, c, sums, here = scratch.rows, scratch.r, scratch.c, scratch.sums, scratch.here
+        out = np.empty(n, np.float32)
+        begin, swept = 0, False
+        learned = table.counters[layout.LEARNED] if table.shape.pair_rows else 0
         while begin < n:
             goal = min(begin - begin % CHUNK + CHUNK, n)
             end = self._resolve(
-                keys, values, fields, start, labels, weights, times_s, positions, begin, goal, model.normalize,
-                batch.dense, learn, swept, self._ttl_s, self._admission, self._seed, *model.label_range, table.index,
-                table.slots, table.W, table.stride, table.shape.head_step, table.row_key, table.row_field,
-                table.dirty, table.counters, table.max_rows,
-                rows, r, c,
+                keys, values, fields, start, labels, weights, times_s, positions, rows, r, c, begin, goal, dense,
+                learn, swept, *self._to_resolve,
             )  # fmt: skip
             if learn:
                 kernel.learn(
-                    table.W, *shape, rows, values, fields, start, labels, times_s, begin, end, r, c, self._ttl_s,
-                    self._seed, self._hyper, table.row_key, table.counters, scratch, here, out,
+                    *shape, rows, values, fields, start, labels, times_s, begin, end, r, c, self._ttl_s, self._seed,
+                    self._hyper, table.row_key, table.counters, sums, here, out,
                 )  # fmt: skip
             else:
                 kernel.predict(
-                    table.W, *shape, rows, values, fields, start, times_s, begin, end, r, self._ttl_s, self._hyper,
-                    probabilities, scratch, here, out,
+                    *shape, rows, values, fields, start, times_s, begin, end, r, self._ttl_s, self._hyper,
+                    probabilities, sums, here, out,
                 )  # fmt: skip
             swept = end < goal
             if swept:
@@ -283,6 +281,12 @@ class Model:
         came again is among the dirty rows alone.
         """
         return self._table.take_gone()
+
+    def blocks(self) -> Iterator[RowBlock]:
+        """All rows, packed, some thousand at a time. Nothing may be learned meanwhile."""
+        keys, rows = self._table.held()
+        for begin in range(0, len(keys), 4096):
+            yield RowBlock(keys[begin : begin + 4096], self._table.pack(rows[begin : begin + 4096]))
 
     def load(self, block: RowBlock) -> None:
         """Insert or overwrite rows; they are not dirty. A weights-only model drops the accumulators.
@@ -383,10 +387,9 @@ class Model:
     def state_hash(self) -> str:
         """Hash of all keys and rows (weights only, where no more is held), whatever the order of their arrival."""
         digest = hashlib.sha256()
-        keys, rows = self._table.held()
-        for begin in range(0, len(keys), 4096):
-            digest.update(keys[begin : begin + 4096].tobytes())
-            digest.update(self._table.pack(rows[begin : begin + 4096]).tobytes())
+        for block in self.blocks():
+            digest.update(block.keys.tobytes())
+            digest.update(block.data.tobytes())
         return digest.hexdigest()
 
 
@@ -413,6 +416,7 @@ def _positions(batch: Batch, salts: NDArray[np.uint64] | None) -> NDArray[np.uin
     return positions
 
 
+_NO_POSITIONS = np.empty(0, np.uint64)
 _U64, _I64, _F64, _F32, _U8 = (np.dtype(name) for name in ("u8", "i8", "f8", "f4", "u1"))
 
 
@@ -421,6 +425,6 @@ def _plain(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
     A read-only or strided array is another type to Numba, and all would be compiled for it again.
     """
-    if array.flags.carray and array.dtype == dtype:
+    if array.dtype is dtype and array.flags.carray:
         return array
     return np.require(array, dtype, ["C", "A", "W"])

@@ -106,6 +106,8 @@ class Table:
             scratch = (max_rows + first_row) * self.stride
             for begin in (0, self.stride, *range(scratch, self.W.size, self.stride)):
                 self.W[begin + self.P : begin + self.stride] = 1
+        if not shape.head_step:
+            self.W[layout.COUNT], self.W[layout.SEEN] = 1, layout.FOREVER
         self.own_keys = np.array(
             [layout.BIAS_KEY, *range(layout.FIRST_PAIR_KEY, layout.FIRST_PAIR_KEY + shape.pair_rows)], np.uint64,
         )  # fmt: skip

@@ -249,6 +249,8 @@ class OpsApp(App):
         None while the process does its work, else why it should be restarted.
     ready : callable
         None while it may be sent requests, else why not.
+    role : callable, optional
+        What the process is at the moment; named by ``/readyz``.
     degraded : callable, optional
         None, or what is not as it should be although requests may be sent: ``/readyz`` says it, with status 200.
     """
@@ -259,6 +261,7 @@ class OpsApp(App):
         live: Reason,
         ready: Reason,
         *,
+        role: Callable[[], str] | None = None,
         degraded: Reason = lambda: None,
         max_body_bytes: int = MAX_BODY_BYTES,
         max_headers: int = MAX_HEADERS,
@@ -272,7 +275,7 @@ class OpsApp(App):
         )  # fmt: skip
         self._registry = registry
         self.route("GET", "/livez", _probe(live), public=True)
-        self.route("GET", "/readyz", _probe(ready, degraded), public=True)
+        self.route("GET", "/readyz", _probe(ready, degraded, role), public=True)
         self.route("GET", "/metrics", self._metrics, public=True)
 
     async def _metrics(self, request: Request) -> Response:
@@ -285,12 +288,15 @@ class OpsApp(App):
         return Response(body, 200, [(b"content-type", content_type.encode())])
 
 
-def _probe(reason: Reason, degraded: Reason = lambda: None) -> Handler:
+def _probe(
+    reason: Reason, degraded: Reason = lambda: None, role: Callable[[], str] | None = None
+) -> Handler:
     async def answer(_request: Request) -> Response:
+        named = {} if role is None else {"role": role()}
         if (found := reason()) is not None:
-            return json_response({"status": "unavailable", "reason": found}, 503)
+            return json_response({"status": "unavailable", "reason": found, **named}, 503)
         if (found := degraded()) is not None:
-            return json_response({"status": "degraded", "reason": found})
-        return json_response({"status": "ok"})
+            return json_response({"status": "degraded", "reason": found, **named})
+        return json_response({"status": "ok", **named})
 
     return answer

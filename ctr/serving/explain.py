@@ -6,62 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ctr.answers import Explanation, Feature, Pair
 from ctr.events.names import named_features
 from ctr.model.explanation import Excerpt
 
 BAR_CELLS = 15
 """Width of a bar to either side."""
-
-
-class Feature(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature of the row, or a field that has none."""
-
-    field: str
-    name: str
-    key: str | None = None
-    """16 hexadecimal digits; None where the field has no feature."""
-    value: float = 1.0
-    known: bool = False
-    """Whether the model has a living row for it. One that it does not know contributes nothing."""
-    contribution: float = 0.0
-    """To the logit, by itself: linear weight times value."""
-
-
-class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """Two features that add something together."""
-
-    features: tuple[str, str]
-    """Their names."""
-    contribution: float
-
-
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a prediction comes from: ``logit = bias + contributions of features + contributions of pairs``.
-
-    Attributes
-    ----------
-    model : str
-        ``name@generation``.
-    prediction : float
-        What `Scorer.predict` says of the row; for the logistic loss sigmoid(logit), the logit held within +-50.
-    logit, bias : float
-    features : tuple of Feature
-        By field, every field at least once.
-    pairs : tuple of Pair
-        All that contribute, the weightiest first.
-    """
-
-    model: str
-    prediction: float
-    logit: float
-    bias: float
-    features: tuple[Feature, ...]
-    pairs: tuple[Pair, ...]
 
 
 def explained(excerpt: Excerpt, prediction: float, row: Mapping[str, Any], names: Mapping[int, str]) -> Explanation:

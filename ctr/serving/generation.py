@@ -6,6 +6,7 @@ A request takes the steps of one and the same generation, whatever the scorer sw
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctr.answers import Explanation
 from ctr.errors import CtrError
 from ctr.events import Batch, encode_rows
+from ctr.events.requests import RequestScanner
 from ctr.model import Model
 from ctr.model.ranking import AdQuestion, Question
 from ctr.serving.cache import RowCache
 from ctr.serving.catalogue import Catalogue
-from ctr.serving.explain import Explanation, explained
+from ctr.serving.explain import explained
 from ctr.serving.questions import QuestionEncoder
 from ctr.spec import Spec
-from ctr.store import Client, ShardKeys, ShardReader, StoredModel
+from ctr.store import Client, ShardReader, StoredModel
 from ctr.store import names as dictionary
 from ctr.store.ads import AdReader
 
@@ -61,15 +64,13 @@ class Generation:
         self._client, self.stored, self.spec = client, stored, stored.spec
         self.dense = stored.spec.dense
         rows = max_rows or stored.spec.model.max_rows
-        readers = [
-            ShardReader(
-                client, ShardKeys(stored.spec.model_id, shard), row_bytes=stored.row_bytes,
-                spec_digest=stored.spec.digest,
-            )
-            for shard in range(stored.shards)
-        ]  # fmt: skip
-        self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), readers, max_rows=rows)
-        self._questions = QuestionEncoder(stored.spec)
+        self._readers = [
+            ShardReader(client, keys, row_bytes=stored.row_bytes, spec_digest=stored.spec.digest)
+            for keys in stored.keys
+        ]
+        self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), self._readers, max_rows=rows)
+        self._questions, self._requests = QuestionEncoder(stored.spec), RequestScanner(stored.spec)
+        self._scans = False
         self.catalogue = Catalogue(AdReader(client, catalogue or stored.spec.name), self._questions, self.cache)
         self._short = self.dense and self.cache.has_kernel
         self.error: CtrError | None = None
@@ -80,6 +81,10 @@ class Generation:
         return self.spec.model_id
 
     # The steps of a request
+
+    def scan(self, body: bytes) -> Batch | None:
+        """Rows of the body ``{"instances": [...]}`` as keys; None where it must be decoded, and `encode` asked."""
+        return self._requests.scan_rows(body) if self._scans else None
 
     def encode(self, rows: Sequence[Row], path: str = "$.instances") -> Batch:
         """Rows as keys; `path` is where they stand, for errors.
@@ -95,18 +100,11 @@ class Generation:
         """The same of one row, which stands at `path` itself."""
         return self._questions.row(row, time.time(), path)
 
-    def predict_known(self, rows: Sequence[Row], path: str = "$.instances") -> NDArray[np.float32] | None:
-        """Probabilities of rows, in the shortest way; None where it is not open, or a feature is not known here.
-
-        Raises
-        ------
-        EventError
-            A value that cannot be a feature, with its path.
-        """
-        if not self._short or not 0 < len(rows) <= _SHORT_ROWS:
+    def score_known(self, batch: Batch) -> NDArray[np.float32] | None:
+        """Probabilities of few rows, in one step; None where that is not open, or a feature is not known here."""
+        if not self._short or not 0 < len(batch) <= _SHORT_ROWS:
             return None
-        time_s = time.time()
-        return self.cache.predict_known(self._questions.keys(rows, time_s, path), time_s)
+        return self.cache.predict_known(batch.keys, time.time())
 
     def missing(self, batch: Batch) -> NDArray[np.uint64]:
         """Keys of which nothing is known here yet."""
@@ -175,11 +173,28 @@ class Generation:
     def warm(self) -> None:
         """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
         self.cache.warm()
+        threading.Thread(target=self._warm_scanner, name="ctr-warm-scanner", daemon=True).start()
         batch = self.encode([{}])
         self.missing(batch)
         self.score(batch)
         self.explain({}, in_words=False)
         self.cache.by_field[:] = 0  # nobody has asked for that
+
+    def follow(self) -> int:
+        """Take over what was committed since the last time; how many rows were read.
+
+        Raises
+        ------
+        CtrError
+            The store cannot be read, or what it holds not be used.
+        """
+        ShardReader.look_ahead(self._readers)
+        return self.cache.follow()
+
+    def _warm_scanner(self) -> None:
+        """Half a minute where it is not in the disk cache, and requests can be decoded meanwhile."""
+        self._requests.scan_rows(b'{"instances":[{}]}')
+        self._scans = True
 
     def change(self, spec: Spec) -> None:
         """Take over what may change in place, such as the ttl."""
@@ -206,18 +221,23 @@ class Generation:
         watermarks = self.cache.watermarks
         return _age(watermarks.commit_s if watermarks else 0.0)
 
+    def is_stale(self, staleness_s: float, limit_s: float) -> bool:
+        """Whether answers may be older than `limit_s`, for a present `staleness_s`."""
+        catalogue = self.catalogue.error is not None
+        return self.error is not None or catalogue or staleness_s > limit_s or self.cache.broken
+
     def stale(self, limit_s: float) -> str | None:
         """None, or why answers may be older than `limit_s`."""
+        staleness_s = self.staleness_s()
+        if not self.is_stale(staleness_s, limit_s):
+            return None
         if self.error is not None:
             return f"{self.model_id}: answers are from the rows read last: {self.error}"
-        if self.cache.broken:
-            return f"{self.model_id}: rows are being read again after a broken chain of commits"
         if self.catalogue.error is not None:
             return f"{self.model_id}: ads are those read last: {self.catalogue.error}"
-        staleness_s = self.staleness_s()
         if staleness_s > limit_s:
             return f"{self.model_id}: staleness is {staleness_s:.1f} s, above {limit_s:g} s"
-        return None
+        return f"{self.model_id}: rows are being read again after a broken chain of commits"
 
 
 def _age(moment_s: float) -> float:

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 import ctr
 from ctr.errors import EventError
+from ctr.events import Batch
 from ctr.events.jsonlines import decoder
 from ctr.kernels import simd
 from ctr.metrics import SCORER, Value, registry
@@ -33,6 +35,8 @@ from ctr.serving.scorer import Scorer
 _FILL_THREADS = 4
 _MAX_FILLS = 256
 """Requests that may wait for the store at once; beyond it they are answered from what is held."""
+
+_STALE = (b"x-ctr-stale", b"1")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
@@ -99,8 +103,16 @@ class ScorerApp(OpsApp):
 
     async def _predict(self, request: Request) -> Response:
         scorer = self.models.find(request.params)
-        rows = read(self._decode, request.body).instances
-        predictions, headers = await self.score(scorer, scorer.current, rows, "$.instances", request)
+        held, limits = scorer.current, self.limits
+        if limits.prior is None:
+            self.require_ready(scorer)
+        batch = held.scan(request.body)
+        # more may be allowed, or be refused, by the exact way: it counts values where this counts commas
+        if batch is None or len(batch) > limits.max_instances or request.body.count(b",") >= limits.max_elements:
+            rows = read(self._decode, request.body).instances
+            predictions, headers = await self.score(scorer, held, rows, "$.instances", request)
+        else:
+            predictions, headers = await self.score_batch(scorer, held, batch, request)
         return json_response({"predictions": predictions}, headers=headers)
 
     # What all routes share
@@ -115,31 +127,37 @@ class ScorerApp(OpsApp):
         HttpError
             400 for rows that cannot be read, 503 while the model is being loaded and there is no prior.
         """
-        prior, starting = self.limits.prior, scorer.ready()
-        if prior is None:
+        if self.limits.prior is None:
             self.require_ready(scorer)
         self.limits.check_rows(rows, path, lists=not held.dense)
-        late = prior is not None and time.perf_counter() - request.began > self.limits.deadline_s
         try:
-            if starting is None and not late and (known := held.predict_known(rows, path)) is not None:
-                self.scored(scorer, len(rows))
-                return known.tolist(), self.headers(held)
             batch = held.encode(rows, path)
         except EventError as error:
             raise HttpError(400, str(error)) from None
-        if starting is not None:
-            return self._fall_back(scorer, held, [prior] * len(rows), len(rows), "starting")
-        unheard = np.zeros(0, np.bool_)
+        return await self.score_batch(scorer, held, batch, request)
+
+    async def score_batch(
+        self, scorer: Scorer, held: Generation, batch: Batch, request: Request
+    ) -> tuple[list[float], Headers]:
+        """The same of rows that are keys already."""
+        prior, n = self.limits.prior, len(batch)
+        if prior is not None and scorer.ready() is not None:
+            return self._fall_back(scorer, held, [prior] * n, n, "starting")
+        late = prior is not None and time.perf_counter() - request.began > self.limits.deadline_s
+        if not late and (known := held.score_known(batch)) is not None:
+            self.scored(scorer, n)
+            return known.tolist(), self.headers(held)
+        unheard: NDArray[np.bool_] | None = None
         if len(held.missing(batch)) and not await self.ask(scorer, held, lambda: held.fill(batch), request):
-            unheard = unheard if prior is None else held.cache.unheard(batch)
+            unheard = None if prior is None else held.cache.unheard(batch)
         elif prior is not None and time.perf_counter() - request.began > self.limits.deadline_s:
-            return self._fall_back(scorer, held, [prior] * len(rows), len(rows), "late")
+            return self._fall_back(scorer, held, [prior] * n, n, "late")
         scores = held.score(batch)
-        if unheard.any():
+        if unheard is not None and unheard.any():
             scores[unheard] = prior
             predictions = scores.tolist()
             return self._fall_back(scorer, held, predictions, int(np.count_nonzero(unheard)), "unknown")
-        self.scored(scorer, len(rows))
+        self.scored(scorer, n)
         return scores.tolist(), self.headers(held)
 
     def scored(self, scorer: Scorer, rows: int) -> None:
@@ -198,9 +216,7 @@ class ScorerApp(OpsApp):
             (b"x-ctr-version", str(version).encode() if version else b"none"),
             (b"x-ctr-staleness-seconds", b"%.3f" % staleness_s),
         )
-        if held.stale(self.limits.stale_after_s) is not None:
-            return (*headers, (b"x-ctr-stale", b"1"))
-        return headers
+        return (*headers, _STALE) if held.is_stale(staleness_s, self.limits.stale_after_s) else headers
 
     def _count(self, route: str, status: int, seconds: float) -> None:
         self._requests[route, str(status)] += 1

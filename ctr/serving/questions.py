@@ -208,24 +208,14 @@ class QuestionEncoder:
             return None
         return keys
 
-    def keys(self, rows: Sequence[Row], time_s: float, path: str) -> NDArray[np.uint64]:
-        """(n F,) keys of rows in full; only for a dense specification.
+    def row_keys(self, row: Row, time_s: float, path: str) -> NDArray[np.uint64]:
+        """(F,) keys of a row that stands at `path` itself, in no list; only for a dense specification.
 
         Raises
         ------
         EventError
             A value that cannot be a feature.
         """
-        keys: list[int] = []
-        for index, row in enumerate(rows):
-            try:
-                keys += self._encoder.keys(row, time_s)
-            except EventError as error:
-                raise EventError(error.reason, f"{path}[{index}].{error.path}", error.message) from None
-        return np.array(keys, np.uint64)
-
-    def row_keys(self, row: Row, time_s: float, path: str) -> NDArray[np.uint64]:
-        """The same of one row that stands at `path` itself, in no list."""
         try:
             return np.array(self._encoder.keys(row, time_s), np.uint64)
         except EventError as error:

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr import log
+from ctr.answers import Explanation
 from ctr.errors import CtrError, SettingError, StoreUnavailableError
 from ctr.model.ranking import AdQuestion, Question
 from ctr.serving.cache import RowCache
 from ctr.serving.catalogue import settle
-from ctr.serving.explain import Explanation
 from ctr.serving.generation import Generation
 from ctr.serving.questions import Ranking, by_id
 from ctr.spec import Spec
@@ -293,7 +293,7 @@ class Scorer:
             self._take_over()
             held = self._current
             try:
-                read = held.cache.follow()
+                read = held.follow()
             except CtrError as error:
                 self._told(held, error)
                 return None
@@ -341,7 +341,7 @@ class Scorer:
             made = self._generation(stored)
             made.warm()
             while not self._stop.is_set():
-                read = made.cache.follow()
+                read = made.follow()
                 if not made.cache.broken:
                     break
                 self._stop.wait(read / self._reread_rows_per_s)

@@ -114,7 +114,7 @@ class _Writer:
     """One transaction a write, over one connection."""
 
     def __init__(self, client: Client, catalogue: str) -> None:
-        self._keys, self._session = AdKeys(catalogue), Session(client)
+        self._keys, self._session = AdKeys(catalogue), Session(client, AdKeys(catalogue).meta)
 
     def write(self, ads: Mapping[str, bytes], gone: Sequence[str]) -> int:
         """Put ads and take others out; returns how many of those there were."""

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import msgspec
 
 from ctr.errors import ModelMismatchError, ModelMissingError, SettingError, ShardLostError
 from ctr.rows import RowShape
 from ctr.spec import NAME_PATTERN, Spec, differences, encode, from_builtins
-from ctr.store.connection import Client, translated
-from ctr.store.keys import ShardKeys, live_key, model_pattern, spec_key
+from ctr.store.connection import Client, is_cluster, translated
+from ctr.store.keys import ShardKeys, live_key, model_pattern, shard_keys, spec_key
 
-DEFAULT_SHARDS = 1
+DEFAULT_SHARDS = 16
 """Of a new model whose specification does not say."""
 
 FORMAT = 1
 """Version of everything below a model's keys. A newer one is refused; an older one must stay readable."""
+
+
+class _Held(msgspec.Struct, omit_defaults=True):
+    """What the key of a specification holds, as JSON."""
+
+    format: int
+    shards: Annotated[int, msgspec.Meta(ge=1)] = 1
+    spec: Any = None
+    spread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,13 @@ class StoredModel:
     spec: Spec
     shards: int
     format: int = FORMAT
+    spread: bool = False
+    """Whether tags spread the shards over the slots of a Cluster (see `ctr.store.keys`): it was made on one."""
+
+    @property
+    def keys(self) -> tuple[ShardKeys, ...]:
+        """Names of what each shard holds, in order."""
+        return shard_keys(self.spec.model_id, self.shards, spread=self.spread)
 
     @property
     def row_bytes(self) -> int:
@@ -63,13 +79,26 @@ def read_model(client: Client, model: str) -> StoredModel:
 
 def decode(raw: bytes, model_id: str) -> StoredModel:
     """Read what `create_model` wrote."""
-    held = msgspec.json.decode(raw)
-    stored_format = held.get("format")
-    if not isinstance(stored_format, int) or stored_format > FORMAT:
+    try:
+        held = msgspec.json.decode(raw, type=_Held)
+    except msgspec.DecodeError as error:
         raise ModelMismatchError(
-            f"{model_id} is stored in format {stored_format}, this version reads up to {FORMAT}: upgrade this program"
+            f"{spec_key(model_id)} does not hold a specification ({error}): restore Redis from a backup, or delete "
+            f"{spec_key(model_id)} and {model_pattern(model_id)} to make the model anew"
+        ) from None
+    if held.format > FORMAT:
+        raise ModelMismatchError(
+            f"{model_id} is stored in format {held.format}, this version reads up to {FORMAT}: upgrade this program"
         )
-    return StoredModel(from_builtins(held["spec"]), held["shards"], stored_format)
+    try:
+        return StoredModel(from_builtins(held.spec), held.shards, held.format, held.spread)
+    except SettingError as error:
+        raise ModelMismatchError(f"{spec_key(model_id)} holds a specification that is none: {error}") from None
+
+
+def encoded(stored: StoredModel) -> bytes:
+    """What `decode` reads."""
+    return msgspec.json.encode(_Held(FORMAT, stored.shards, encode(stored.spec), stored.spread))
 
 
 def create_model(client: Client, spec: Spec) -> StoredModel:
@@ -85,7 +114,7 @@ def create_model(client: Client, spec: Spec) -> StoredModel:
     ModelMismatchError
         The model is there.
     """
-    stored = StoredModel(spec, shards=spec.store.shards or DEFAULT_SHARDS)
+    stored = StoredModel(spec, spec.store.shards or DEFAULT_SHARDS, spread=is_cluster(client))
     with translated():
         if client.exists(spec_key(spec.model_id)):
             raise ModelMismatchError(f"{spec.model_id} is there already: start again without making it")
@@ -94,12 +123,10 @@ def create_model(client: Client, spec: Spec) -> StoredModel:
                 f"{spec.model_id} has no specification but {', '.join(left[:3])}{' ...' if len(left) > 3 else ''} "
                 f"({len(left)} keys): restore a backup, or delete {model_pattern(spec.model_id)}"
             )
-        for shard in range(stored.shards):
-            keys = ShardKeys(spec.model_id, shard)
+        for keys in stored.keys:
             client.hsetnx(keys.meta, "ver", f"0-{secrets.token_hex(8)}")
             client.hset(keys.meta, "spec", spec.digest)
-        held = {"format": FORMAT, "shards": stored.shards, "spec": encode(spec)}
-        client.set(spec_key(spec.model_id), msgspec.json.encode(held))
+        client.set(spec_key(spec.model_id), encoded(stored))
         client.setnx(live_key(spec.name), spec.generation)
     return stored
 
@@ -134,7 +161,8 @@ def open_model(client: Client, spec: Spec, *, create: bool) -> StoredModel:
                 f"the store holds no model {spec.model_id}: pass --create to make it, or correct name and generation"
             ) from None
         return create_model(client, spec)
-    changed = differences(stored.spec, spec)
+    was = stored.spec
+    changed = differences(was, spec)
     if changed:
         listed = "; ".join(changed)
         raise ModelMismatchError(
@@ -145,8 +173,20 @@ def open_model(client: Client, spec: Spec, *, create: bool) -> StoredModel:
             f"{spec.model_id} has {stored.shards} shards, the specification says store.shards = {spec.store.shards}: "
             "leave it out, or give a new generation"
         )
-    if stored.spec != spec:
-        held = {"format": FORMAT, "shards": stored.shards, "spec": encode(spec)}
+    stored = replace(stored, spec=spec)
+    if was != spec:
         with translated():
-            client.set(spec_key(spec.model_id), msgspec.json.encode(held))
-    return StoredModel(spec, stored.shards)
+            client.set(spec_key(spec.model_id), encoded(stored))
+    return stored
+
+
+def write_again(client: Client, stored: StoredModel) -> None:
+    """Put a specification back that the store has lost.
+
+    Raises
+    ------
+    StoreUnavailableError
+    """
+    with translated():
+        client.set(spec_key(stored.spec.model_id), encoded(stored))
+        client.setnx(live_key(stored.spec.name), stored.spec.generation)

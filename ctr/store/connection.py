@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, cast
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from ctr.errors import SettingError, StoreUnavailableError
+from ctr.store import address
 
 Client = redis.Redis
 
@@ -22,9 +23,11 @@ Command = Sequence[Any] | memoryview
 
 _REFUSED = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
 
+_ANY = (redis.RedisError, redis.exceptions.RedisClusterException)  # the second is none of the first
+
 
 def connect(url: str, *, timeout_s: float = 5.0) -> Client:
-    """A client for ``redis://``, ``rediss://`` or ``unix://`` that answered a PING.
+    """A client that answered a PING, for any URL of `ctr.store.address`.
 
     The client's own retries are off: a commit must know which connection its WATCH was on.
 
@@ -35,49 +38,76 @@ def connect(url: str, *, timeout_s: float = 5.0) -> Client:
     StoreUnavailableError
         Nobody answers there.
     """
-    allowed = "redis://[user:password@]HOST:PORT/DB, rediss://... or unix://PATH"
-    parts = urlsplit(url)
-    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?\d*", parts.path):
-        raise SettingError("redis", _without_password(url), allowed)  # redis-py would take database 0
-    try:
-        client: Client = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=2
-        )
-    except ValueError as error:
-        raise SettingError("redis", _without_password(url), f"{allowed} ({error})") from None
-    with translated(url):
+    place = address.parse(url)
+    timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    options: dict[str, Any] = {**place.options, **timeouts, "protocol": 2}
+    once = Retry(NoBackoff(), 0)
+    with translated(place.shown):
+        try:
+            if place.kind == "cluster":
+                nodes = [ClusterNode(host, port) for host, port in place.hosts]  # type: ignore[no-untyped-call]  # redis-py has none there
+                # it has the same commands, but is no subclass
+                client = cast("Client", RedisCluster(startup_nodes=nodes, **options))
+            elif place.kind == "sentinel":
+                tls = {name: value for name, value in options.items() if name.startswith("ssl") or "timeout" in name}
+                login = {**tls, **place.sentinel}
+                watchers = Sentinel(place.hosts, sentinel_kwargs=login, **options, retry=once)  # type: ignore[no-untyped-call]  # redis-py has none there
+                client = watchers.master_for(place.service)  # type: ignore[no-untyped-call]  # redis-py has none there
+            else:
+                if place.hosts:
+                    options["host"], options["port"] = place.hosts[0]
+                client = redis.Redis(**options, retry=once)
+        except (ValueError, TypeError):
+            raise SettingError("redis", place.shown, "options behind the question mark as redis-py has them") from None
         client.ping()
     return client
 
 
+def is_cluster(client: Client) -> bool:
+    """Whether keys of different tags may lie on different servers."""
+    return isinstance(client, RedisCluster)
+
+
 @contextlib.contextmanager
-def translated(url: str = "Redis") -> Iterator[None]:
+def translated(where: str = "Redis") -> Iterator[None]:
     """Redis's exceptions as ours: what may pass by itself becomes `StoreUnavailableError`."""
     try:
         yield
     except _REFUSED as error:
-        raise SettingError("redis", _without_password(url), f"the server refused the login: {error}") from None
+        raise SettingError("redis", where, f"the server refused the login: {error}") from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise StoreUnavailableError(f"{_without_password(url)} does not answer: {error}") from error
+        raise StoreUnavailableError(f"{where} does not answer: {error}") from error
     except redis.ResponseError as error:
         # OOM, READONLY (a replica), LOADING, MISCONF (disk full), EXECABORT: the server's state, not our mistake
-        raise StoreUnavailableError(f"{_without_password(url)} refused a command: {error}") from error
-
-
-def _without_password(url: str) -> str:
-    head, separator, tail = url.rpartition("@")
-    return f"{head.split('://', maxsplit=1)[0]}://***{separator}{tail}" if separator else url
+        raise StoreUnavailableError(f"{where} refused a command: {error}") from error
+    except _ANY as error:  # of a Cluster: slots that nobody serves, no node that answers
+        raise StoreUnavailableError(f"{where} cannot be used now: {error}") from error
 
 
 class Session:
     """Commands over one connection, which is thrown away at the first error and never silently replaced.
 
     redis-py reconnects by itself; a connection replaced between WATCH and EXEC would run the EXEC unwatched.
+
+    Parameters
+    ----------
+    client : Client
+    key : str
+        On a Cluster the connection is to the server of this key; a session is good for keys of the same tag alone.
     """
 
-    def __init__(self, client: Client) -> None:
-        self._pool = client.connection_pool
+    def __init__(self, client: Client, key: str) -> None:
+        self._client: Any = client  # or a Cluster's
+        self._key = key
         self._connection: Any = None  # redis-py types its connections incompletely
+
+    def _connect(self) -> Any:
+        client = self._client
+        if isinstance(client, RedisCluster):
+            client = client.get_redis_connection(client.get_node_from_key(self._key))  # type: ignore[no-untyped-call]  # redis-py has none there
+        connection = client.connection_pool.make_connection()
+        connection.connect()
+        return connection
 
     def call(self, *command: Any) -> Any:
         """One command, one reply."""
@@ -104,8 +134,7 @@ class Session:
     def _exchange(self, commands: Iterable[Command]) -> list[Any]:
         try:
             if self._connection is None:
-                self._connection = self._pool.make_connection()
-                self._connection.connect()
+                self._connection = self._connect()
             connection = self._connection
             sent = self._send(connection, commands)
             replies, failed = [], None
@@ -117,10 +146,18 @@ class Session:
                     replies.append(error)
             if failed is not None:
                 raise failed
-        except BaseException:
+        except BaseException as error:
             self.drop()
+            if isinstance(self._client, RedisCluster) and isinstance(error, _ANY):
+                self._look_around(self._client)
             raise
         return replies
+
+    @staticmethod
+    def _look_around(client: RedisCluster) -> None:
+        """Ask a Cluster who serves what: a node is gone, or a slot has moved (MOVED, ASK, READONLY)."""
+        with contextlib.suppress(*_ANY):
+            client.nodes_manager.initialize()
 
     @staticmethod
     def _send(connection: Any, commands: Iterable[Command]) -> int:

@@ -11,18 +11,17 @@ finds an offset of a partition anywhere finds its origin too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.errors import SettingError, ShardLostError
+from ctr.errors import OriginsDifferError, SettingError, ShardLostError
 from ctr.rows import RowBlock, shard_of
-from ctr.store.catalog import StoredModel
+from ctr.store.catalog import StoredModel, write_again
 from ctr.store.codec import RowPacker
-from ctr.store.connection import Client, Session, translated
-from ctr.store.keys import ShardKeys
+from ctr.store.connection import Client, Session, is_cluster, translated
 from ctr.store.shard import Meta, Version, Watermarks
 from ctr.store.writer import Cut, ShardWriter
 
@@ -60,8 +59,17 @@ def resume(metas: Sequence[Meta]) -> Resume:
     ------
     ShardLostError
         A shard has no offset of a partition that another has, and none knows its origin.
+    OriginsDifferError
+        Shards began a partition at different offsets.
     """
     origins = {partition: offset for meta in reversed(metas) for partition, offset in meta.origins.items()}
+    for shard, meta in enumerate(metas):
+        for name, offset in meta.origins.items():
+            if offset != origins[name]:
+                raise OriginsDifferError(
+                    f"shard {shard} began {name} at offset {offset}, others at {origins[name]}: it lost its first "
+                    "commits and an earlier writer went on with it; restore a snapshot, or begin a new generation"
+                )
     names = dict.fromkeys([*origins, *(partition for meta in metas for partition in meta.offsets)])
     stored = []
     for shard, meta in enumerate(metas):
@@ -93,14 +101,17 @@ class ModelWriter:
     """
 
     def __init__(self, client: Client, stored: StoredModel) -> None:
-        self._session = Session(client)
+        self._client, self._stored = client, stored
+        keys, cluster = stored.keys, is_cluster(client)
+        one = Session(client, keys[0].meta)
+        self._sessions = [Session(client, of_shard.meta) for of_shard in keys] if cluster else [one] * len(keys)
         packer, digest = RowPacker(stored.row_bytes), stored.spec.digest
         self._writers = [
             ShardWriter(
-                client, ShardKeys(stored.spec.model_id, shard), spec_digest=digest,
-                row_bytes=stored.row_bytes, session=self._session, packer=packer, streams=stored.shards,
+                client, of_shard, spec_digest=digest, row_bytes=stored.row_bytes, session=session, packer=packer,
+                streams=stored.shards,
             )
-            for shard in range(stored.shards)
+            for of_shard, session in zip(keys, self._sessions, strict=True)
         ]  # fmt: skip
 
     @property
@@ -169,9 +180,51 @@ class ModelWriter:
                 raise ValueError(f"a cut for {self.shards} shards has no origin of {name}")
         return origins
 
+    def rewrite(
+        self, blocks: Callable[[], Iterable[RowBlock]], reached: Sequence[Mapping[str, int]],
+        origins: Mapping[str, int], watermarks: Watermarks,
+    ) -> None:  # fmt: skip
+        """Take every shard over, whatever is left of it, and put these rows in the place of its own.
+
+        For a store that lost what the log no longer holds, while a trainer still has it all in memory. Other writers
+        are fenced first; each shard then changes in one transaction. Call again after a `StoreUnavailableError`.
+
+        Parameters
+        ----------
+        blocks : callable
+            Gives all rows, in blocks; called again where it has to be done again.
+        reached : sequence of mapping of str to int
+            For each shard the next offset that its rows do not have.
+        origins : mapping of str to int
+            Where reading of a partition began; of those the store knows already, what it knows.
+        watermarks : Watermarks
+
+        Raises
+        ------
+        StoreUnavailableError
+        SettingError
+            The server may evict what it holds.
+        """
+        self._check_policy()
+        write_again(self._client, self._stored)
+        for writer in self._writers:
+            writer.begin_rewrite()
+        for block in blocks():
+            of_row = shard_of(block.keys, self.shards)
+            for shard, writer in enumerate(self._writers):
+                writer.add_rows(block, _places(of_row, shard))
+        origins = dict(origins) if self.shards > 1 else {}
+        for writer, offsets in zip(self._writers, reached, strict=True):
+            writer.end_rewrite(offsets, origins, watermarks)
+
     def _check_policy(self) -> None:
+        for session in dict.fromkeys(self._sessions):
+            self._check_policy_of(session)
+
+    @staticmethod
+    def _check_policy_of(session: Session) -> None:
         with translated():
-            lines: bytes = self._session.call("INFO", "memory")
+            lines: bytes = session.call("INFO", "memory")
         policy = re.search(rb"^maxmemory_policy:(.*?)\r?$", lines, re.MULTILINE)
         if policy is not None and policy[1] != _POLICY.encode():
             raise SettingError(
@@ -180,8 +233,9 @@ class ModelWriter:
             )  # fmt: skip
 
     def close(self) -> None:
-        """Give the connection up."""
-        self._session.drop()
+        """Give the connections up."""
+        for session in self._sessions:
+            session.drop()
 
 
 def _places(of_row: NDArray[np.int64], shard: int) -> NDArray[np.int64]:

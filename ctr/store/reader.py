@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,12 @@ class ShardReader:
         self._client, self._keys, self._row_bytes = client, keys, row_bytes
         self._spec_digest = spec_digest
         self._seen: Version | None = None
+        self._looked: Any = None
+
+    @property
+    def version(self) -> Version | None:
+        """What the shard was when the changes that `poll` returned last were the newest; None before the first."""
+        return self._seen
 
     def fetch(self, keys: NDArray[np.uint64]) -> RowBlock:
         """Rows of these keys, as many as exist, in one round trip.
@@ -71,13 +77,28 @@ class ShardReader:
         ------
         StoreUnavailableError
         """
+        return self._fetch(keys, with_meta=False)[0]
+
+    def fetch_at(self, keys: NDArray[np.uint64]) -> tuple[RowBlock, dict[bytes, bytes]]:
+        """Rows of these keys, and the meta hash as it is once they are read, in one round trip.
+
+        Raises
+        ------
+        StoreUnavailableError
+        """
+        return self._fetch(keys, with_meta=True)
+
+    def _fetch(self, keys: NDArray[np.uint64], *, with_meta: bool) -> tuple[RowBlock, dict[bytes, bytes]]:
         names = field_names(keys)
         with translated():
             pipeline = self._client.pipeline(transaction=False)
             for begin in range(0, len(names), CHUNK):
                 pipeline.hmget(self._keys.rows, names[begin : begin + CHUNK])
+            if with_meta:
+                pipeline.hgetall(self._keys.meta)
             replies = pipeline.execute()
-        return decode_rows(keys, [value for reply in replies for value in reply], self._row_bytes)
+        meta = replies.pop() if with_meta else {}
+        return decode_rows(keys, [value for reply in replies for value in reply], self._row_bytes), meta
 
     def scan(self, count: int = CHUNK) -> Iterator[RowBlock]:
         """All rows, in blocks."""
@@ -101,8 +122,10 @@ class ShardReader:
             The shard's rows are those of another specification.
         StoreUnavailableError
         """
-        with translated():
-            stored: Any = self._client.hmget(self._keys.meta, _POLLED)
+        stored, self._looked = self._looked, None
+        if stored is None:
+            with translated():
+                stored = self._client.hmget(self._keys.meta, _POLLED)
         meta = Meta.read({name: value for name, value in zip(_POLLED, stored, strict=True) if value is not None})
         if meta is None:
             raise ShardLostError(f"{self._keys.meta} is gone: an emptied server, or a dropped model")
@@ -141,3 +164,18 @@ class ShardReader:
         """Follow from here on; all that is held must be read again."""
         self._seen = meta.version
         return Changes(np.empty(0, np.uint64), True, meta.version, meta.watermarks)
+
+    @classmethod
+    def look_ahead(cls, readers: Sequence[ShardReader]) -> None:
+        """Ask for the metas of all shards in one round trip; each reader's next `poll` begins with what was found.
+
+        Raises
+        ------
+        StoreUnavailableError
+        """
+        with translated():
+            pipeline = readers[0]._client.pipeline(transaction=False)  # noqa: SLF001  of the same class
+            for reader in readers:
+                pipeline.hmget(reader._keys.meta, _POLLED)  # noqa: SLF001  as above
+            for reader, stored in zip(readers, pipeline.execute(), strict=True):
+                reader._looked = stored  # noqa: SLF001  as above

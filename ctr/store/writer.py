@@ -77,7 +77,7 @@ class ShardWriter:
         packer: RowPacker | None = None, streams: int = 1,
     ) -> None:  # fmt: skip
         self._keys, self._spec_digest, self._row_bytes = keys, spec_digest, row_bytes
-        self._session = session or Session(client)
+        self._session = session or Session(client, keys.meta)
         self._packer = packer or RowPacker(row_bytes)
         self._stream_bytes = STREAM_BYTES // streams
         self._owner = ""
@@ -183,6 +183,74 @@ class ShardWriter:
                 if self._attempt(cut, chosen, self._meta):
                     return
         raise StoreUnavailableError(f"{self._keys.meta} changed under every one of {_ATTEMPTS} attempts to commit")
+
+    def begin_rewrite(self) -> None:
+        """Become the owner of what is left of the shard, which may be nothing, and make room for new rows.
+
+        Raises
+        ------
+        StoreUnavailableError
+            Call again.
+        """
+        owner = secrets.token_hex(16)
+        for _ in range(_ATTEMPTS):
+            with self._exclusively():
+                _, version = self._session.calls([
+                    ("WATCH", self._keys.meta), ("HGET", self._keys.meta, "ver"),
+                ])  # fmt: skip
+                fields = {"owner": owner} if version else {"owner": owner, "ver": f"0-{secrets.token_hex(8)}"}
+                if self._session.transaction([("HSET", self._keys.meta, *_flat(fields))]) is None:
+                    continue
+                self._session.call("DEL", self._keys.new_rows)
+            self._owner = owner
+            return
+        raise StoreUnavailableError(f"{self._keys.meta} changed under each of {_ATTEMPTS} attempts to take it over")
+
+    def add_rows(self, block: RowBlock, chosen: NDArray[np.int64]) -> None:
+        """Write some of the new rows beside the old ones. Raises StoreUnavailableError: begin again."""
+        with self._exclusively():
+            self._session.calls(self._packer.hset_commands(self._keys.new_rows, block, chosen))
+
+    def end_rewrite(self, offsets: Mapping[str, int], origins: Mapping[str, int], watermarks: Watermarks) -> None:
+        """Put the new rows in the place of the old ones, with their offsets, in one transaction.
+
+        Readers see a broken chain of commits and read again all that they hold.
+
+        Raises
+        ------
+        FencedError
+            Another writer has taken the shard over since `begin_rewrite`.
+        StoreUnavailableError
+            Begin again.
+        """
+        keys = self._keys
+        with self._exclusively():
+            _, rows, flat = self._session.calls([
+                ("WATCH", keys.meta), ("HLEN", keys.new_rows), ("HGETALL", keys.meta),
+            ])  # fmt: skip
+            stored = self._parsed(flat)
+            if stored.owner != self._owner:
+                raise FencedError(f"{keys.meta} now belongs to another writer; this one stops without writing")
+            reached = max(stored.version.sequence, self._meta.version.sequence if self._meta is not None else 0)
+            meta = Meta(
+                Version(reached + 1, secrets.token_hex(8)), self._owner, self._spec_digest,
+                replace(watermarks, commit_s=time.time()), dict(offsets), {**origins, **stored.origins}, rows,
+            )  # fmt: skip
+            moments = meta.watermarks.fields()
+            fields = {
+                "ver": str(meta.version), "owner": self._owner, "spec": self._spec_digest, "rows": rows,
+                **position_fields(meta.offsets, meta.origins), **moments,
+            }  # fmt: skip
+            change = {"nonce": meta.version.nonce, "prev": "", "keys": b"", **moments}
+            replies = self._session.transaction([
+                ("RENAME", keys.new_rows, keys.rows) if rows else ("DEL", keys.rows),
+                ("DEL", keys.meta, keys.changes),
+                ("HSET", keys.meta, *_flat(fields)),
+                ("XADD", keys.changes, meta.version.stream_id, *_flat(change)),
+            ])  # fmt: skip
+            if replies is None:
+                raise StoreUnavailableError(f"{keys.meta} changed while its rows were written anew")
+        self._meta, self._rows = meta, rows
 
     def _attempt(self, cut: Cut, chosen: NDArray[np.int64], mine: Meta) -> bool:
         """One try over one connection; False where meta changed between WATCH and EXEC."""

@@ -1,4 +1,4 @@
-"""Commit throughput against a real Redis on the other core: `python tests/benchmarks/commit.py` prints a table.
+"""Commit throughput against a real Redis on the other core: `python tests/benchmarks/commit.py`.
 
 Rows of 39 fields, k = 4: 1,252 bytes each. The ways to write take turns, each figure is the median over rounds; read
 the ratios. Then how much a pure Python thread is held up while a commit runs beside it (the GIL), and how many events a
@@ -7,7 +7,6 @@ second the masked replay after a crash in mid-commit takes.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -17,8 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table as Grid
+from measure import main, report
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -144,12 +142,8 @@ def replayed(count: int = 3000) -> float:
     return (count - 100) / (time.perf_counter() - began)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
+def bench_commits(count: int = 50_000, rounds: int = 9) -> None:
+    """Ways to write rows beside each other, and what they leave of a core."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as directory:
         server = Redis(Path(directory), free_port())
@@ -158,19 +152,21 @@ def main() -> None:
             with connect(server.url, timeout_s=30) as client:
                 os.sched_setaffinity(client.info("server")["process_id"], cores[1:2] or cores)
                 os.sched_setaffinity(0, cores[:1])
-                figures = throughput(client, options.rows, options.rounds)
+                figures = throughput(client, count, rounds)
                 os.sched_setaffinity(0, cores)
-                share = held_up(client, options.rows, options.rounds)
+                share = held_up(client, count, rounds)
         finally:
+            os.sched_setaffinity(0, cores)
             server.stop()
-    grid = Grid("way", "rows/s", "ratio", "client computes")
+    suite, slow = "commit 39 fields k=4, 1,252 bytes", figures[0][1]
     for way, speed, computing in figures:
-        grid.add_row(way, f"{speed:,.0f}", f"{speed / figures[0][1]:.2f}", f"{computing:.0%}")
-    console = Console()
-    console.print(grid)
-    console.print(f"a thread of pure Python beside commits keeps {share:.0%} of its speed")
-    console.print(f"masked replay: {replayed():,.0f} events/s")
+        report(suite, f"{way} (baseline: one HSET a row)", speed, "rows/s", slow, speed / slow)
+        report(suite, f"{way}: processor time of the client", 100 * computing, "%")
+    report(suite, "a thread of pure Python beside commits (baseline: alone)", 100 * share, "%", 100, share)
+    report(suite, "masked replay, half of 16 shards ahead", replayed(), "events/s")
 
+
+SUITES = [("commit", bench_commits, ())]
 
 if __name__ == "__main__":
-    main()
+    main(SUITES, __doc__)

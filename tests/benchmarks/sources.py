@@ -1,22 +1,18 @@
-"""Speed of the ways in, on one core: `python tests/benchmarks/sources.py` prints a table and writes sources.json.
+"""Speed of the ways in, on one core: `python tests/benchmarks/sources.py`.
 
-Records out of a real Kafka broker that is started here, lines out of delimited and libffm text, beside what one would
-use instead. Each figure is the median over rounds in which the things compared take turns: read the ratios.
+Records out of a real Kafka broker that is started here, beside what one would use instead (lines out of files:
+scan_text.py).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import tempfile
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table as Grid
+from measure import main, report, taking_turns
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "(read|open)_text is deprecated", DeprecationWarning)
@@ -30,22 +26,6 @@ from workers.sources.kafka import KafkaSource
 ROUNDS = 7
 EVENT_BYTES = 543
 """Of a Criteo-shaped event in JSON."""
-results: list[dict] = []
-
-
-def report(suite, name, value, unit, baseline=None, ratio=None):
-    results.append({"suite": suite, "name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio})
-
-
-def taking_turns(runs, rounds=ROUNDS, clock=time.perf_counter):
-    """Median seconds of each of several things to do, done in turns; the first turn warms up."""
-    times = {name: [] for name in runs}
-    for _ in range(rounds + 1):
-        for name, run in runs.items():
-            begin = clock()
-            run()
-            times[name].append(clock() - begin)
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
 
 
 def bench_records(n=100_000):
@@ -79,7 +59,7 @@ def _compare_records(bootstrap, topic, n):
     tp = TopicPartition(topic, 0)
     plain.assign([tp])
 
-    def walked():
+    def walked(_turn=0):
         source.open({f"{topic}:0": 0})
         found = size = 0
         while found < n:
@@ -89,7 +69,7 @@ def _compare_records(bootstrap, topic, n):
                 size += int((messages.end - messages.begin).sum())
         return size
 
-    def polled():
+    def polled(_turn=0):
         plain.seek(tp, 0)
         found = size = 0
         while found < n:
@@ -101,29 +81,14 @@ def _compare_records(bootstrap, topic, n):
 
     if walked() != polled():
         raise AssertionError("the two ways do not agree")
-    taken = taking_turns({"walk": walked, "poll": polled}, clock=time.process_time)
+    taken = taking_turns({"walk": walked, "poll": polled}, ROUNDS, time.process_time)
     source.close()
     plain.close()
     report(f"kafka {topic} {EVENT_BYTES} bytes", "record walk (baseline: poll())", n / taken["walk"], "records/s",
            n / taken["poll"], taken["poll"] / taken["walk"])  # fmt: skip
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, default=Path("sources.json"))
-    parser.add_argument("--only", default="", help="suites whose name contains this")
-    arguments = parser.parse_args()
-    for name, run in (("records", bench_records),):
-        if arguments.only in name:
-            run()
-    grid = Grid("suite", "what", "value", "unit", "baseline", "ratio", title="medians of interleaved rounds")
-    for row in results:
-        shown = [f"{row[key]:,.0f}" if row[key] is not None else "" for key in ("value", "baseline")]
-        ratio = f"{row['ratio']:.2f} x" if row["ratio"] is not None else ""
-        grid.add_row(row["suite"], row["name"], shown[0], row["unit"], shown[1], ratio)
-    Console(width=140).print(grid)
-    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-
+SUITES = [("kafka records", bench_records, ())]
 
 if __name__ == "__main__":
-    main()
+    main(SUITES, __doc__)

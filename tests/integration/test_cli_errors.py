@@ -6,7 +6,8 @@ import pytest
 from workbench import ctr
 
 from ctr import spec as specification
-from ctr.store import connect, create_model
+from ctr.errors import ModelMismatchError
+from ctr.store import connect, create_model, open_model
 from workers.lifecycle import ExitCode
 
 TOML = 'name = "ads"\nfields = [{ name = "user" }]\n'
@@ -47,6 +48,33 @@ def test_nobody_answers_at_the_redis_url(spec, events):
 
 def test_the_redis_url_cannot_be_read(spec, events):
     refused(ctr("train", spec, "--from", events, "--redis", "localhost"), ExitCode.SETTING, "localhost", "redis://")
+
+
+@pytest.mark.parametrize("url", [
+    "redis://[::1", "redis://u:tiger@[::1", f"redis://{NOBODY}/0?password=tiger", f"redis://u:ti%2Fger@{NOBODY}/0",
+    f"redis+sentinel://{NOBODY}/ads?sentinel_password=tiger", f"redis+cluster://:tiger@{NOBODY}",
+])  # fmt: skip
+def test_a_bad_redis_url_is_one_line_without_its_password(spec, events, url):
+    code = ExitCode.SETTING if "[" in url else ExitCode.UNAVAILABLE
+    done = ctr("train", spec, "--from", events, "--redis", url)
+    refused(done, code, "redis")
+    assert "tiger" not in done.stderr + done.stdout
+    assert "ger@" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("garbage", [
+    b"", b"\xff\xfe", b"[]", b"{}", b'{"format": "x"}', b'{"format": 1, "shards": 0, "spec": {}}',
+    b'{"format": 1, "shards": 1, "spec": 7}', b'{"format": 1, "shards": 1, "spec": {"name": "ads"}}',
+])  # fmt: skip
+def test_a_stored_specification_that_is_garbage(redis_url, spec, events, garbage):
+    with connect(redis_url) as client:
+        client.set("ctr:{ads@1}:spec", garbage)
+        client.set("ctr:{ads}:live", "1")
+        with pytest.raises(ModelMismatchError, match=r"ctr:\{ads@1\}:spec.*"):
+            open_model(client, specification.read(spec), create=True)
+    if garbage in (b"[]", b"\xff\xfe"):
+        done = ctr("train", spec, "--from", events, "--redis", redis_url)
+        refused(done, ExitCode.MODEL, "ctr:{ads@1}:spec", "restore")
 
 
 def test_no_broker_answers(redis_url, spec, events):
@@ -128,7 +156,9 @@ def test_the_wrong_topic_is_not_poured_into_dead_letters(redis_url, spec, tmp_pa
         assert client.hget("ctr:{ads@1:0}:meta", f"offset:{path}") is None
 
 
-@pytest.mark.parametrize("arguments", [("train",), ("train", "nowhere.toml"), ("serve", "ads", "--frm"), ("trian",)])
+@pytest.mark.parametrize(
+    "arguments", [("train",), ("train", "nowhere.toml"), ("serve", "ads", "--frm"), ("serve",), ("trian",)]
+)
 def test_wrong_usage_is_clicks_business(arguments):
     done = ctr(*arguments)
     assert done.returncode == ExitCode.USAGE
@@ -137,7 +167,7 @@ def test_wrong_usage_is_clicks_business(arguments):
 
 
 def test_help_ends_with_examples():
-    for command in ("train", "serve", "check", "simulate", "replay"):
+    for command in ("train", "serve", "explain", "check", "simulate", "replay"):
         done = ctr(command, "--help")
         assert done.returncode == ExitCode.OK
         assert f"ctr {command} " in done.stdout.split("Examples:")[1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xxhash
 from naive import Event, Naive, unpack_rows
-from workbench import ctr, metric, post, scorer, trainer, wait_for
+from workbench import ctr, metric, post, scorer, stored, trainer, wait_for
 
 from ctr import spec as specification
 from ctr.events import open_reader
@@ -61,7 +61,7 @@ def test_http_answers_equal_the_trained_table(kafka, redis_url, topic, shared_da
     requests = [{name: cell for name, cell in row.items() if name != "label" and cell} for row in cells]
     requests[0]["C1"] = "never seen"
     with connect(redis_url) as client:
-        table = client.hgetall("ctr:{criteo@1:0}:rows")
+        table, _ = stored(client, "criteo@1")
     served = scorer(tmp_path, "criteo", "--redis", redis_url)
     served.start()
     answers = post(f"{served.address}/v1/models/criteo:predict", {"instances": requests})["predictions"]

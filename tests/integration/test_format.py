@@ -95,7 +95,7 @@ def make(url):
     spec = specification.parse(
         f'name = "{MODEL.partition("@")[0]}"\nfields = [{{ name = "user" }}, {{ name = "ad" }}, {{ name = "site" }}]\n'
         '[event]\nlabel = "click"\ntime = "ts"\n[model]\nk = 3\nbase_rate = 0.3\n'
-        "[optimizer]\nstep = 0.2\nlinear_step = 0.3\n"
+        "[optimizer]\nstep = 0.2\nlinear_step = 0.3\n[store]\nshards = 1\n"
     )
     rng = np.random.default_rng(3)
     rows = [

@@ -73,6 +73,8 @@ def test_movielens_ratings_are_learned(redis_url, shared_data, tmp_path):
     while (messages := source.poll(0.1)) is not None:
         predictions.append(model.learn_many(reader.read(messages)[0]))
     errors = np.concatenate(predictions) - ratings
+    assert stopped["rmse"] == pytest.approx(np.sqrt(np.mean(errors[-10_000:] ** 2)), abs=1e-4)  # what it said of itself
+    assert "logloss" not in stopped
     # in one pass, each predicted before it is learned; the last fifth against the mean of what came before it
     late = len(ratings) * 4 // 5
     constant = np.sqrt(np.mean((ratings[late:] - ratings[:late].mean()) ** 2))

@@ -35,6 +35,8 @@ ttl_s = 2800
 admission = 0.8
 [commit]
 interval_ms = 20
+[store]
+shards = 1
 """
 F = 3
 

@@ -34,6 +34,7 @@ name = "ads"
 fields = [{name = "user"}, {name = "ad"}, {name = "price", transform = "log"}, {name = "site", missing = "feature"}]
 model = {k = 4, start = 0.1, base_rate = 0.2}
 optimizer = {step = 0.2}
+store = {shards = 1}
 """
 MULTI = ONE_HOT.replace('{name = "user"}', '{name = "user"}, {name = "tags", multi = true, scale = "sqrt"}')
 

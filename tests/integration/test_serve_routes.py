@@ -8,6 +8,8 @@ import pytest
 from openapi_spec_validator import validate
 from test_serve import MULTI, Publisher, served  # noqa: F401  a fixture
 
+import ctr
+
 pytestmark = pytest.mark.redis
 
 TOKEN = "open-sesame-0123456789"
@@ -285,3 +287,17 @@ def test_degraded_and_unready(redis_url, served):  # noqa: F811
     assert json.loads(unready.content)["reason"].startswith("ads@1: staleness is ")
 
 
+
+
+def test_the_client(publisher, served, redis_url):  # noqa: F811
+    made = served(redis_url)
+    rows = publisher.rows(20)
+    with ctr.Client(str(made.http.base_url), timeout_s=5.0) as client:
+        answer = client.predict("ads", rows)
+        np.testing.assert_allclose(answer.value, publisher.predict(rows), rtol=0, atol=1e-6)
+        assert (answer.made.model, answer.made.stale) == ("ads@1", False)
+        ranking = client.rank("ads", {"user": 7}, [{"ad": row["ad"]} for row in rows], top=3).value
+        full = publisher.predict([{"user": 7, "ad": row["ad"]} for row in rows])
+        np.testing.assert_allclose(ranking.scores, np.sort(full)[::-1][:3], rtol=0, atol=1e-6)
+        (explanation,) = client.explain("ads", rows[:1]).value
+        assert explanation == made.scorer.explain(rows[0])

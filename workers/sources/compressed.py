@@ -21,10 +21,15 @@ class CompressedFile:
     """The uncompressed bytes of a ``.gz`` or ``.zst`` file, at positions that only grow.
 
     A position is reached by decompressing everything before it: after a restart the file is read from its start once.
+
+    Attributes
+    ----------
+    length : int
+        Bytes of the file before it was opened: where it is longer now, another one may find more.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self.length = path, path.stat().st_size
         # 800 MB/s of text where the gzip module gives 250 (Criteo's log, one core)
         gzipped: Any = igzip.IGzipFile
         self._stream: Any = gzipped(path) if path.suffix == ".gz" else _ZstdFile(path)

@@ -24,6 +24,8 @@ _RESCAN_S = 0.2
 class FileSource:
     """Reads files one after another, in the order of their names; ``.gz`` and ``.zst`` ones decompressed.
 
+    A file that is longer than it was is read on. A compressed one may have got another gzip member or zstd frame; it is
+    decompressed from its start again to find that, and what it ends with counts as a line, newline or not.
     A directory may lose files, too: of those that went, positions are forgotten but for the last `GONE_FILES`, so that
     positions do not grow for ever.
 
@@ -53,7 +55,8 @@ class FileSource:
         """Files with a position that were there once, by when that was noticed."""
         self._positions: dict[str, int] = {}
         self._compressed: dict[str, CompressedFile] = {}
-        self._read_whole: set[str] = set()
+        self._read_whole: dict[str, int] = {}
+        """Compressed files that were at their end, and how long they were then."""
         self._caught_up_s = 0.0
         self._scanned = 0.0
         self._current = 0
@@ -105,7 +108,7 @@ class FileSource:
         while self._present and len(self._gone) > GONE_FILES:
             name = next(iter(self._gone))
             del self._gone[name], self._positions[name]
-            self._read_whole.discard(name)
+            self._read_whole.pop(name, None)
 
     def poll(self, timeout_s: float) -> Messages | None:
         end = time.monotonic() + timeout_s
@@ -143,12 +146,13 @@ class FileSource:
 
     def _may_have_more(self, name: str) -> bool:
         """Cheaper than opening the file: most of a directory was read long ago."""
-        if name.endswith(SUFFIXES):
-            return name not in self._read_whole
         try:
-            return Path(name).stat().st_size > self._positions.get(name, 0)
+            size = Path(name).stat().st_size
         except FileNotFoundError:
             return False
+        if name.endswith(SUFFIXES):
+            return size != self._read_whole.get(name)
+        return size > self._positions.get(name, 0)
 
     def _read(self, index: int, name: str) -> Messages | None:
         offset, size = self._positions.get(name, 0), BLOCK_BYTES
@@ -165,7 +169,7 @@ class FileSource:
         except FileNotFoundError:
             return None
         self._positions[name] = offset + cut
-        return self._lines(index, offset, data[:cut])
+        return self._lines(index, offset, data, cut)
 
     def _peek(self, name: str, offset: int, size: int) -> bytes:
         """Up to `size` bytes of a file from `offset` on."""
@@ -173,7 +177,7 @@ class FileSource:
             with Path(name).open("rb") as file:
                 file.seek(offset)
                 return file.read(size)
-        if name in self._read_whole:
+        if Path(name).stat().st_size == self._read_whole.get(name):
             return b""
         if name not in self._compressed:
             self._compressed[name] = CompressedFile(Path(name))
@@ -183,8 +187,9 @@ class FileSource:
             self._compressed.pop(name).close()  # it may be copied here still: from its start the next time
             raise
         if not data:
-            self._read_whole.add(name)  # it does not grow: no need to decompress it again to see that
-            self._compressed.pop(name).close()
+            whole = self._compressed.pop(name)
+            whole.close()
+            self._read_whole[name] = whole.length  # until it is longer: no need to decompress it again to see its end
         return data
 
     def _unfinished_line(self, index: int, name: str, offset: int, data: bytes, *, complete: bool) -> Messages | None:
@@ -193,7 +198,7 @@ class FileSource:
             if self._follow and not name.endswith(SUFFIXES):
                 return None  # its writer is not done yet
             self._positions[name] = offset + len(data)
-            return self._lines(index, offset, data + b"\n")
+            return self._lines(index, offset, data + b"\n", len(data) + 1)
         behind = offset + len(data)
         while piece := self._peek(name, behind, BLOCK_BYTES):
             newline = piece.find(b"\n") + 1
@@ -201,12 +206,12 @@ class FileSource:
             if newline:
                 break
         self._positions[name] = behind
-        return self._lines(index, offset, data + b"\n")
+        return self._lines(index, offset, data + b"\n", len(data) + 1)
 
-    def _lines(self, index: int, offset: int, data: bytes) -> Messages | None:
-        """Lines of `data`, which ends with a newline; blank ones are nothing."""
-        buffer = np.frombuffer(data, np.uint8)
-        begin, end = np.empty((2, len(data) // 2), np.int64)
+    def _lines(self, index: int, offset: int, data: bytes, cut: int) -> Messages | None:
+        """Lines of the first `cut` bytes of `data`, the last of which is a newline; blank ones are nothing."""
+        buffer = np.frombuffer(data, np.uint8, cut)
+        begin, end = np.empty((2, cut // 2), np.int64)
         n = self._split(buffer.ctypes.data, buffer, begin, end)
         begin, end = begin[:n].copy(), end[:n].copy()
         return Messages(
@@ -225,7 +230,7 @@ class FileSource:
             with contextlib.suppress(FileNotFoundError):
                 size = Path(name).stat().st_size
                 if name.endswith(SUFFIXES):  # how much is left is known at its end only
-                    left += 0 if name in self._read_whole else size
+                    left += 0 if size == self._read_whole.get(name) else size
                 else:
                     left += max(0, size - self._positions.get(name, 0))
         return {str(self._root): left}  # one number: a directory may hold thousands of files

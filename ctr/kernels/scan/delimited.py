@@ -10,43 +10,42 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import helper
-from ctr.kernels.scan.memory import byte, equal32, signed_below32, trailing_zeros
+from ctr.kernels.scan.memory import byte, equal32, forced, signed_below32, trailing_zeros
 from ctr.kernels.scan.text import TEXT, find, is_utf8
 
 QUOTE, RETURN = 34, 13
 ONE = np.uint64(1)
 
 
-@helper
-def look(at: Any, end: Any) -> Any:
-    """Return which bytes there are: (beyond ASCII, quotes, carriage returns), each nonzero for "some"."""
-    high, quotes, returns = np.uint64(0), np.uint64(0), np.uint64(0)
-    while at + 32 <= end:
-        high |= signed_below32(at, 0)
-        quotes |= equal32(at, QUOTE)
-        returns |= equal32(at, RETURN)
-        at += 32
-    if at < end:
-        inside = (ONE << np.uint64(end - at)) - ONE
-        high |= signed_below32(at, 0) & inside
-        quotes |= equal32(at, QUOTE) & inside
-        returns |= equal32(at, RETURN) & inside
-    return high, quotes, returns
+@forced
+def equal64(at: Any, value: Any) -> Any:
+    """Which of the 64 bytes at an address equal a value: bit i for byte i."""
+    return equal32(at, value) | (equal32(at + 32, value) << np.uint64(32))
 
 
 @helper
-def plain_cells(at: Any, end: Any, delimiter: Any, slots: Any, spans: Any) -> Any:
-    """Spans of the cells between delimiters; whether there are as many as `slots`."""
+def plain_cells(at: Any, end: Any, delimiter: Any, quotes: Any, slots: Any, spans: Any) -> Any:
+    """Spans of the cells between delimiters.
+
+    Returns
+    -------
+    whether there are as many as `slots`; high, odd
+        Nonzero where a byte is beyond ASCII; where one is a quote or a carriage return and `quotes` are more than
+        characters. Both are of all bytes only where the cells are as many as `slots`.
+    """
     column, last, begin = 0, slots.shape[0] - 1, at
+    high, odd = np.uint64(0), np.uint64(0)
     while at < end:
-        marks = equal32(at, delimiter) | (equal32(at + 32, delimiter) << np.uint64(32))
-        if end - at < 64:
-            marks &= (ONE << np.uint64(end - at)) - ONE
+        inside = (ONE << np.uint64(end - at)) - ONE if end - at < 64 else ~np.uint64(0)
+        high |= (signed_below32(at, 0) | (signed_below32(at + 32, 0) << np.uint64(32))) & inside
+        if quotes:
+            odd |= (equal64(at, QUOTE) | equal64(at, RETURN)) & inside
+        marks = equal64(at, delimiter) & inside
         while marks:
             stop = at + trailing_zeros(marks)
             marks &= marks - ONE
             if column == last:
-                return False
+                return False, high, odd
             span = spans[slots[column]]
             span.begin, span.end, span.kind = begin, stop, TEXT
             begin = stop + 1
@@ -54,7 +53,7 @@ def plain_cells(at: Any, end: Any, delimiter: Any, slots: Any, spans: Any) -> An
         at += 64
     span = spans[slots[column]]
     span.begin, span.end, span.kind = begin, end, TEXT
-    return column == last
+    return column == last, high, odd
 
 
 @helper
@@ -100,13 +99,9 @@ def scan(at: Any, end: Any, delimiter: Any, quotes: Any, slots: Any, spans: Any)
     """
     if at < end and byte(end - 1) == RETURN:
         end -= 1
-    high, any_quote, any_return = look(at, end)
-    if high and not is_utf8(at, end):
+    good, high, odd = plain_cells(at, end, delimiter, quotes, slots, spans)
+    if good and not odd:
+        return not high or is_utf8(at, end)
+    if not quotes or find(at, end, RETURN) < end or not is_utf8(at, end):
         return False
-    if not quotes:
-        return plain_cells(at, end, delimiter, slots, spans)
-    if any_return:
-        return False
-    if any_quote:
-        return quoted_cells(at, end, delimiter, slots, spans)
-    return plain_cells(at, end, delimiter, slots, spans)
+    return quoted_cells(at, end, delimiter, slots, spans)

@@ -71,6 +71,17 @@ KNOWN_TIME = np.dtype([("a", "u8"), ("b", "u8"), ("c", "u8"), ("d", "u8"), ("len
 """A text of up to 32 bytes that a strptime pattern has read, zero-padded; length 0 where there is none."""
 
 
+class Template(NamedTuple):
+    """What events look like between their values, see `template`; empty where that is not known."""
+
+    steps: Any  # (values + 1,) template.STEP
+    gaps: Any  # (bytes,) uint8, with 32 bytes more
+    absent: Any  # (F,) uint64: keys of an event without values
+    spanned: Any  # (columns,) int64: those that do not become a key at once
+    rest: Any  # (fields,) int64: those whose keys are made of the spans
+    missed: Any  # (5,) int64 that the kernel writes: lines to pass by; the last time; missed; longest one's begin, end
+
+
 class Plan(NamedTuple):
     """What kernels read, for a specification and a format; the arrays that a format has no use for are empty."""
 
@@ -86,6 +97,8 @@ class Plan(NamedTuple):
     patterns: Any  # JSON and libffm: (words, 2) uint64
     table: Any  # JSON and libffm: (power of 2,) int64
     after: Any  # JSON: (k + 2 + objects,) int64; a guess that the kernel writes too
+    every: Any  # (F,) int64: all fields
+    template: Any  # `Template`; only dense events in JSON have one
 
 
 class Out(NamedTuple):
@@ -258,10 +271,10 @@ def single(field: Any, plan: Any, spans: Any, time_s: Any) -> Any:
 
 
 @inlined
-def dense(plan: Any, spans: Any, time_s: Any, out: Any, at: Any) -> Any:
-    """One key a field into ``out.keys[at:]``; whether all could be made."""
+def dense(plan: Any, chosen: Any, spans: Any, time_s: Any, out: Any, at: Any) -> Any:
+    """Keys of the chosen fields, ascending, into ``out.keys[at:]``, one a field; whether all could be made."""
     can = True
-    for f in range(plan.fields.shape[0]):
+    for f in chosen:
         field = plan.fields[f]
         if field.kind == SINGLE:
             key, readable = single(field, plan, spans, time_s)

@@ -69,15 +69,18 @@ def byte(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-def _compare32(comparison: str, signed: bool, doc: str) -> Any:
+def _compare(count: int, comparison: str, signed: bool, doc: str) -> Any:
+    vector = ir.VectorType(i8, count)
+
     def typer(typing: Any, address: Any, value: Any) -> Any:
         def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-            bytes32 = b.load(b.inttoptr(args[0], BYTES32.as_pointer()), align=1)
-            undefined = ir.Constant(BYTES32, ir.Undefined)
+            some = b.load(b.inttoptr(args[0], vector.as_pointer()), align=1)
+            undefined = ir.Constant(vector, ir.Undefined)
             one = b.insert_element(undefined, b.trunc(args[1], i8), ir.Constant(i32, 0))
-            all32 = b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(i32, 32), [0] * 32))
+            all_equal = b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(i32, count), [0] * count))
             compare = b.icmp_signed if signed else b.icmp_unsigned
-            return b.zext(b.bitcast(compare(comparison, bytes32, all32), i32), i64)
+            bits = b.bitcast(compare(comparison, some, all_equal), ir.IntType(count))
+            return b.zext(bits, i64) if count < 64 else bits
 
         return types.uint64(types.int64, types.int64), generate
 
@@ -85,9 +88,22 @@ def _compare32(comparison: str, signed: bool, doc: str) -> Any:
     return _intrinsic(typer)
 
 
-equal32 = _compare32("==", False, "Which of the 32 bytes at an address equal a value: bit i for byte i.")
-below32 = _compare32("<", False, "Which of the 32 bytes at an address are less than a value, unsigned.")
-signed_below32 = _compare32("<", True, "Which of the 32 bytes at an address are less than a value, as int8.")
+equal32 = _compare(32, "==", False, "Which of the 32 bytes at an address equal a value: bit i for byte i.")
+below32 = _compare(32, "<", False, "Which of the 32 bytes at an address are less than a value, unsigned.")
+signed_below32 = _compare(32, "<", True, "Which of the 32 bytes at an address are less than a value, as int8.")
+equal64 = _compare(64, "==", False, "As `equal32`, of 64 bytes.")
+signed_below64 = _compare(64, "<", True, "As `signed_below32`, of 64 bytes.")
+
+
+@_intrinsic
+def differ32(typing: Any, a: Any, b: Any) -> Any:
+    """Which of the 32 bytes at two addresses differ."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        one, other = (b.load(b.inttoptr(arg, BYTES32.as_pointer()), align=1) for arg in args)
+        return b.zext(b.bitcast(b.icmp_unsigned("!=", one, other), i32), i64)
+
+    return types.uint64(types.int64, types.int64), generate
 
 
 @_intrinsic
@@ -99,24 +115,3 @@ def trailing_zeros(typing: Any, word: Any) -> Any:
         return b.call(count, [args[0], ir.Constant(i1, 0)])
 
     return types.int64(types.uint64), generate
-
-
-@_intrinsic
-def leading_zeros(typing: Any, word: Any) -> Any:
-    """Number of zero bits above the highest set one of a uint64; 64 where none is."""
-
-    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        count = cgutils.get_or_insert_function(b.module, ir.FunctionType(i64, [i64, i1]), "llvm.ctlz.i64")  # type: ignore[no-untyped-call]  # numba
-        return b.call(count, [args[0], ir.Constant(i1, 0)])
-
-    return types.int64(types.uint64), generate
-
-
-@_intrinsic
-def swapped(typing: Any, word: Any) -> Any:
-    """The bytes of a uint64 in the other order."""
-
-    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        return b.bswap(args[0])
-
-    return types.uint64(types.uint64), generate

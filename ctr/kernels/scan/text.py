@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import helper
-from ctr.kernels.scan.memory import below32, byte, equal32, forced, signed_below32, trailing_zeros, word4, word8
+from ctr.kernels.scan.memory import (
+    below32,
+    byte,
+    equal32,
+    equal64,
+    forced,
+    signed_below32,
+    signed_below64,
+    trailing_zeros,
+    word4,
+    word8,
+)
 
 # What a span holds.
 MISSING, NULL, TEXT, INTEGER, DECIMAL, TRUE, FALSE, ARRAY, OBJECT = range(9)
@@ -83,6 +94,14 @@ def key_of(at: Any, end: Any, seed: Any) -> Any:
     return h if h >= RESERVED_KEYS else h + SHIFT
 
 
+@forced
+def key_of_8(at: Any, seed: Any) -> Any:
+    """`key_of` a text of 8 bytes, without a loop."""
+    h = seed + P5 + np.uint64(8)
+    h = _finished(rotl(h ^ (rotl(word8(at) * P2, 31) * P1), 27) * P1 + P4)
+    return h if h >= RESERVED_KEYS else h + SHIFT
+
+
 @helper
 def key_of_word(word: Any, n: Any, seed: Any) -> Any:
     """Key of a canonical text of `n` <= 8 bytes, the first one lowest in a uint64; what is above them is ignored."""
@@ -119,6 +138,22 @@ def key_of_integer(x: Any, seed: Any) -> Any:
 
 
 @forced
+def few_digits(at: Any, end: Any) -> Any:
+    """Return (float64, can) of 1 to 8 digits and nothing else: counts, whose lengths no processor can foretell."""
+    n = end - at
+    if n < 1 or n > 8:
+        return 0.0, False
+    # the digits' values, the first one lowest, behind zeros
+    digits = (word8(at) ^ np.uint64(0x3030303030303030)) << np.uint64(64 - 8 * n)
+    if ((digits + np.uint64(0x7676767676767676)) | digits) & np.uint64(0x8080808080808080):
+        return 0.0, False
+    pairs = digits * np.uint64(10) + (digits >> np.uint64(8))
+    low, high = pairs & np.uint64(0x000000FF000000FF), (pairs >> np.uint64(16)) & np.uint64(0x000000FF000000FF)
+    fours = low * np.uint64(100 + (1000000 << 32)) + high * np.uint64(1 + (10000 << 32))
+    return np.float64(fours >> np.uint64(32)), True
+
+
+@forced
 def number(at: Any, end: Any) -> Any:
     """Return (float64, can): the number that a span spells, as ``float`` reads it.
 
@@ -126,6 +161,9 @@ def number(at: Any, end: Any) -> Any:
     bits and the power of ten is exact (Clinger, 1990), or where it is a whole number below 10^19. It cannot do others,
     what is no number, and -0.
     """
+    few, can = few_digits(at, end)
+    if can:
+        return few, True
     negative = False
     if at < end:
         sign = byte(at)
@@ -242,6 +280,18 @@ def clean(at: Any, end: Any) -> Any:
         high |= signed_below32(at, 0) & inside
         low |= below32(at, 32) & inside
     return low == 0, high == 0
+
+
+@forced
+def ordinary(at: Any, end: Any) -> Any:
+    """Whether a span has no control character, no byte beyond ASCII and no backslash."""
+    odd = np.uint64(0)
+    while at + 64 <= end:
+        odd |= signed_below64(at, 32) | equal64(at, 92)
+        at += 64
+    if at < end:
+        odd |= (signed_below64(at, 32) | equal64(at, 92)) & ((np.uint64(1) << np.uint64(end - at)) - np.uint64(1))
+    return odd == 0
 
 
 @helper

@@ -6,12 +6,12 @@ Most events must take the fast way, or this would compare the exact reader with 
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields as fields_of
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scanning import FEW, MANY, assert_same, compare, messages, slow_lines
 
 from ctr import spec as specification
 from ctr.events import Messages, jsonlines, open_reader
@@ -72,39 +72,6 @@ def make(settings):
 def readers(spec):
     exact = Reader(spec, jsonlines.parse, prefix="$.")
     return FastReader(spec, compile_plan(spec), exact), exact
-
-
-def messages(texts, first_offset=1, glue=b""):
-    """Messages as slices of one buffer; None is a null message."""
-    data, begin, end = [], [], []
-    at = 0
-    for text in texts:
-        data += [glue, text or b""]
-        begin.append(at + len(glue))
-        at = begin[-1] + len(text or b"")
-        end.append(-1 if text is None else at)
-    n = len(texts)
-    return Messages(
-        b"".join(data), np.array(begin, np.int64), np.array(end, np.int64), np.arange(n, dtype=np.int32) % 3,
-        np.arange(first_offset, first_offset + n), np.full(n, 2e9),
-    )  # fmt: skip
-
-
-def assert_same(got, want):
-    assert got[1] == want[1]
-    for part in fields_of(want[0]):
-        a, b = getattr(got[0], part.name), getattr(want[0], part.name)
-        if part.name == "dense":
-            assert a == b
-            continue
-        assert a.dtype == b.dtype, part.name
-        assert a.tobytes() == b.tobytes(), part.name
-
-
-def slow_lines(fast, sent):
-    """How many lines the kernel leaves, and how many events it reads."""
-    _, rows, _, slow = fast._scan(as_bytes(sent.data), sent)
-    return slow, rows
 
 
 # ------------------------------------------------------------------------------------------------------------- events
@@ -182,30 +149,111 @@ class Events:
         return r.choice([None, b"", b" \r\n", b"\n", b"x" * 70_000, b"{}", b"[]", b"null", b' {"label":1} '])
 
 
-def compare(kind, n, seed):
-    """Compare on n messages, in batches of many sizes; (lines that went the exact way, events of the kernel)."""
-    fast, exact = readers(make(SPECS[kind]))
-    events, slow, rows = Events(kind, seed), 0, 0
-    while n > 0:
-        size = events.rng.choice([1, 2, 7, 50, 200])
-        sent = messages([events.message() for _ in range(size)], glue=events.rng.choice([b"", b"|", b"\n"]))
-        assert_same(fast.read(sent), exact.read(sent))
-        left, read = slow_lines(fast, sent)
-        slow, rows, n = slow + left, rows + read, n - size
-    return slow, rows
-
-
 @pytest.mark.parametrize("kind", SPECS)
 def test_fast_and_exact_way_agree(kind):
-    slow, rows = compare(kind, 6_000, seed=1)
+    slow, rows = compare(*readers(make(SPECS[kind])), Events(kind, 1), FEW)
     assert rows > 0.5 * (slow + rows), f"{slow} lines went the exact way, {rows} did not"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECS)
-def test_fast_and_exact_way_agree_on_half_a_million_events(kind):
-    slow, rows = compare(kind, 125_000, seed=2)
+def test_fast_and_exact_way_agree_on_many_events(kind):
+    slow, rows = compare(*readers(make(SPECS[kind])), Events(kind, 2), MANY)
     assert rows > 0.5 * (slow + rows)
+
+
+def shaped(events, drop):
+    """An event as one producer writes it: the same keys in the same order, some left out."""
+    r = events.rng
+    record = {
+        "unused": events.scalar(), "label": r.choice([0, 1, "1", True]), "at": USUAL_TIME[events.kind],
+        "w": r.choice([1, 0.5, "2", 1e9]), "plain": events.scalar(), "more": {"x": events.number()},
+        "o": {"z": events.scalar(), "b": events.scalar()}, "a": events.scalar(), "n": events.number(), "last": 1,
+    }  # fmt: skip
+    kept = {key: value for key, value in record.items() if r.random() >= drop}
+    return json.dumps(kept, ensure_ascii=False, separators=events.separators).encode()
+
+
+@pytest.mark.parametrize("kind", ["dense", "strptime", "squared"])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,", "  : ")])
+def test_events_of_one_shape(kind, separators):
+    """The template's way: values of all kinds where the template had others, keys left out, bytes changed."""
+    fast, exact = readers(make(SPECS[kind]))
+    events = Events(kind, seed=5)
+    events.separators = separators
+    r, followed, read = events.rng, 0, 0
+    for drop in (0.0, 0.1, 0.0, 0.3):
+        for _ in range(6):
+            sent = messages([
+                shaped(events, drop) if r.random() < 0.9 else events.mutated(shaped(events, drop)) for _ in range(100)
+            ])  # fmt: skip
+            assert_same(fast.read(sent), exact.read(sent))
+            if drop == 0.0:
+                followed, read = followed + count_followed(fast, sent), read + slow_lines(fast, sent)[1]
+    assert followed > 0.5 * read, f"{followed} of {read}"
+
+
+def count_followed(fast, sent):
+    """How many events are read by the reader's template: those that it takes although no other way is left."""
+    template = fast._templates.current()
+    alone = template._replace(missed=np.array([0, -(10**9), 0, 0, 0]))
+    plan = fast._plan
+    try:
+        fast._plan = plan._replace(table=np.full_like(plan.table, -1), after=plan.after)
+        fast._after = np.full_like(plan.after, -1)
+        fast._templates.current = lambda: alone
+        return fast._scan(as_bytes(sent.data), sent)[1]
+    finally:
+        fast._plan = plan
+        del fast._templates.current
+
+
+def test_a_planted_difference_in_the_template_is_caught():
+    fast, exact = readers(make(SPECS["dense"]))
+    events = Events("dense", 6)
+    events.separators = (",", ":")
+    sent = messages([shaped(events, 0.0) for _ in range(100)])
+    assert_same(fast.read(sent), exact.read(sent))
+    fast._templates._template.steps["seed"] ^= 1
+    with pytest.raises(AssertionError, match="keys"):
+        assert_same(fast.read(sent), exact.read(sent))
+
+
+@pytest.mark.parametrize("line", [
+    b'{"label":1,"a":"x","n":3,"plain":"p"}x', b'{"label":1,"a":"x","n":3,"plain":"p"}}',
+    b'{"label":1,"a":"x","n":3,"plain":"p"', b'{"label":1,"a":"x","n":3,"plain":"p', b'{"label":1,"a":"x","n":3,',
+    b'{"label":1,"a":"x","n":3', b'{"label":1,"a":x,"n":3,"plain":"p"}', b'{"label":1,"a":"x","n":03,"plain":"p"}',
+    b'{"label":1,"a":"x","n":-,"plain":"p"}', b'{"label":1,"a":"x","n":3.,"plain":"p"}',
+    b'{"label":1,"a":"x","n":1e5,"plain":"p"}', b'{"label":1,"a":"x","n":-0,"plain":"p"}',
+    b'{"label":1,"a":"x","n":12345678,"plain":"p"}', b'{"label":1,"a":"x","n":65536,"plain":"p"}',
+    b'{"label":1,"a":"x","n":nul,"plain":"p"}', b'{"label":1,"a":"x","n":,"plain":"p"}',
+    b'{"label":1,"a":0,"n":3,"plain":01}', b'{"label":1,"a":-0,"n":3,"plain":1.50}',
+    b'{"label":1,"a":true,"n":"3","plain":false}', b'{"label":1,"a":[1],"n":3,"plain":{}}',
+    b'{"label":1,"a":"x\\","n":3,"plain":"p"}', b'{"label":1,"a":"\xc3\xa9","n":3,"plain":"\xff"}',
+    b'{"label":1,"a":"\xc3\xa9","n":3,"plain":""}', b'{"label":1,"n":3}', b'{"a":"x"}', b'{"label":1,"plain":"p"}',
+    b'{"label":1}', b"{}", b'{"label":1,"a":"x","n":3,"plain":"p","label":1}', b'{"label":1,"n":3,"a":"x"}',
+    b'{"label":1,"a":"x","a":"x"}', b'{"label":1,,"a":1}',
+    b'{"label":1,"a":"%s","n":3,"plain":"%s"}' % (b"y" * 32, b"z" * 100),
+    b'{"label":1,"a":"1234567","n":3,"plain":"123456789"}',
+])  # fmt: skip
+def test_lines_nearly_as_the_template(line):
+    fast, exact = readers(make({"fields": [{"name": "a"}, {"name": "n", "transform": "log"}, {"name": "plain"}]}))
+    usual = [b'{"label":0,"a":"x%d","n":%d,"plain":"p"}' % (i, i) for i in range(50)]
+    first = messages(usual)
+    assert_same(fast.read(first), exact.read(first))
+    assert count_followed(fast, first) == 50
+    sent = messages([*usual[:2], line, *usual[2:4], line], glue=b"|")
+    assert_same(fast.read(sent), exact.read(sent))
+
+
+def test_a_text_without_an_end():
+    """What looks like a text of the usual length, whose end is guessed, but has none."""
+    fast, exact = readers(make({"fields": [{"name": "a"}]}))
+    usual = [b'{"label":0,"a":"x%d"}' % i for i in (10, 11, 1, 12)]
+    for line in (b'{"label":0,"a":"x10?}', b'{"label":0,"a":"x1}', b'{"label":0,"a":"x10', b'{"label":0,"a":"'):
+        for before in (usual, usual[:2]):
+            sent = messages([*before, line, *usual, line], glue=b" " * 70)
+            assert_same(fast.read(sent), exact.read(sent))
 
 
 @pytest.mark.parametrize("kind", SPECS)

@@ -1,8 +1,10 @@
 """Kernel modules: constants, names, and a cache that hits in a new process and misses when a source changed."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,26 @@ def test_the_cache_hits_in_a_new_process_and_misses_when_any_source_changed(tmp_
     helper = tree / "ctr" / "kernels" / "simd.py"
     helper.write_text(helper.read_text() + "\n# changed\n")
     assert run(tree, cache) == (0, 1)
+
+
+def test_modules_that_nobody_loads_go_with_their_machine_code(monkeypatch, tmp_path):
+    """When a new one is written, those not loaded for a week are removed; what is loaded from the cache stays."""
+    monkeypatch.setattr(build, "cache_directory", lambda: tmp_path)
+    kept = build.load.__wrapped__("marks")
+    old = time.time() - build.UNUSED_S - 3600
+    compiled = tmp_path / "room_1234"
+    compiled.mkdir()
+    names = ("ctr_lr_avx512_0123.py", "room_1234/ctr_lr_avx512_0123.learn-1.py312.nbi",
+             "room_1234/ctr_lr_avx512_0123.learn-1.py312.1.nbc")  # fmt: skip
+    for path in (*(tmp_path / name for name in names), tmp_path / "mine.py", Path(kept.__file__)):
+        path.touch()
+        os.utime(path, (old, old))
+    build.load.__wrapped__("marks")  # from the cache: used now
+    assert (tmp_path / names[0]).exists()
+    build.load.__wrapped__("lookup")  # written
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left & {*names, "mine.py"} == {"mine.py"}
+    assert Path(kept.__file__).name in left
 
 
 def test_without_a_writable_cache_a_private_one_serves(monkeypatch, tmp_path):

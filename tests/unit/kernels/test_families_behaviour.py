@@ -129,6 +129,35 @@ def test_a_margin_that_overflows_is_refused(kind, multi):
 @pytest.mark.parametrize("multi", [True, False])
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "ftrl"])
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_overflow_between_good_events_leaves_them_alone(kind, optimizer, multi):
+    """In one call: refused, counted, and the others' predictions and rows are those of a stream without it."""
+    good = [Event([(k, f, 1.0) for k, f, _ in e.features], e.y, e.c, e.time_s) for e in stream(60)]
+    clean, hurt = (make(kind, multi=multi, optimizer=Optimizer(type=optimizer)) for _ in range(2))
+    size = clean._table.shape.size
+    keys, rows = [key(f, 999) for f in range(2)], np.zeros((2, 4 + 8 * size), np.uint8)
+    floats = rows[:, 4:].view("<f4")
+    floats[:, :size], floats[:, size:] = 3e38, 1.0
+    for f in range(2):
+        head = 4 * f if kind == "ffm" else 0
+        rows[f, 0], floats[f, head + 1], floats[f, head + 2], floats[f, head + 3] = f, 1.0, 2e7, 0.0
+    block = RowBlock(np.array(keys, np.uint64), rows)
+    for model in (clean, hurt):
+        model.load(block)
+    bad = Event([(k, f, 1.0) for f, k in enumerate(keys)], 1.0, 1.0, good[0].time_s)
+    mixed = [event for i, one in enumerate(good) for event in ([bad, one] if i % 10 == 5 else [one])]
+    p, q = (
+        model.learn_many(to_batch(events, F, dense=not multi)) for model, events in ((clean, good), (hurt, mixed))
+    )
+    refused = np.array([event is bad for event in mixed])
+    assert np.isnan(q[refused]).all()
+    np.testing.assert_array_equal(q[~refused], p)
+    assert (hurt.counts.events_refused, hurt.counts.events_learned) == (6, len(good))
+    assert hurt.state_hash() == clean.state_hash()
+
+
+@pytest.mark.parametrize("multi", [True, False])
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "ftrl"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_cuts_and_restarts_do_not_matter(kind, optimizer, multi):
     """One model learns a stream at once; another in pieces, with its rows packed and loaded into a third on the way."""
     events = stream(600)

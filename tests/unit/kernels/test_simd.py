@@ -41,7 +41,8 @@ def test_set():
 
 
 @pytest.mark.parametrize(("operation", "expected"), [(simd.add, X + Y), (simd.sub, X - Y), (simd.mul, X * Y),
-                                                     (simd.maximum, np.maximum(X, Y))])  # fmt: skip
+                                                     (simd.maximum, np.maximum(X, Y)), (simd.minimum, np.minimum(X, Y)),
+                                                     (simd.below, X < Y)])  # fmt: skip
 def test_arithmetic_is_exact(operation, expected):
     np.testing.assert_array_equal(run(operation, X, Y), expected)
 
@@ -66,6 +67,13 @@ def test_reciprocal_square_root():
         np.testing.assert_allclose(run(simd.rsqrt, x), 1 / np.sqrt(x.astype(float)), rtol=bound)
 
 
+def test_reciprocal():
+    bound = {"avx512": 2**-14, "avx2": 1.5 * 2**-12, "portable": 2**-23}[simd.ISA]
+    for scale in (1e-30, 0.1, 1.0, -3e4, 1e30):
+        x = (np.linspace(1, 4, 16) * scale).astype(np.float32)
+        np.testing.assert_allclose(run(simd.rcp, x), 1 / x.astype(float), rtol=bound)
+
+
 def test_horizontal_sum():
     out = njit(lambda a: simd.hsum(simd.load16(a, 0)))(Z)
     assert out == Z.sum()  # exact: powers of two
@@ -75,6 +83,16 @@ def test_shuffle_takes_lanes_of_both():
     lanes = [*range(0, 32, 2)]
     operation = simd.shuffle(lanes)
     np.testing.assert_array_equal(run(operation, X, Y), np.concatenate([X, Y])[lanes])
+
+
+def test_nothing_is_below_itself_or_not_a_number():
+    assert not run(simd.below, X, X).any()
+    assert not run(simd.below, np.full(16, -np.inf, np.float32), np.full(16, np.nan, np.float32)).any()
+
+
+def test_blend_takes_groups_of_the_second():
+    expected = np.where(np.arange(16) // 4 % 2 == 1, Y, X)
+    np.testing.assert_array_equal(run(simd.blend(4, 1, 3), X, Y), expected)
 
 
 def test_prefetch_never_faults():

@@ -248,6 +248,60 @@ def test_gone_are_those_that_the_store_has_and_that_did_not_come_back():
     assert key_of(1, 11) in model.take_dirty().keys.tolist()
 
 
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("family", ["lr", "fm", "ffm", "fwfm", "fefm"])
+def test_a_recycled_row_starts_as_unseen(family, dense):
+    """What stood in a row before is nobody's: its new owner's row is that of a model in which it is the first."""
+    used, fresh = (Model(make_spec(family=family, dense=dense)) for _ in range(2))
+    (now,) = minutes(0)
+    first, second = ([Event([(key_of(f, v), f, 1.0) for f in range(F)], 1.0, 1.0, now)] for v in (10, 20))
+    used.learn_many(to_batch(first * 20, F, dense=dense))
+    rows = dict(zip(*(part.tolist() for part in used._table.held()), strict=True))
+    used.forget(np.array([key_of(f, 10) for f in range(F)], np.uint64))
+    keys, own = used._table.held()
+    fresh.load(RowBlock(keys, used._table.pack(own)))  # bias and pair weights alone
+    batch = to_batch(second * 3, F, dense=dense)
+    np.testing.assert_array_equal(used.learn_many(batch), fresh.learn_many(batch))
+    assert used.state_hash() == fresh.state_hash()
+    recycled = {rows[key_of(f, 10)] for f in range(F)}
+    keys, numbers = used._table.held()
+    assert recycled == {int(n) for key, n in zip(keys, numbers, strict=True) if key >= 1 << 56}
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_new_key_is_known_to_the_next_event_of_its_block(dense):
+    """Keys of 32 events are looked up at once: one that an event among them creates is found by those behind it."""
+    model, one_by_one = (Model(make_spec(dense=dense)) for _ in range(2))
+    (now,) = minutes(0)
+    features = [(key_of(f, 10), f, 1.0) for f in range(F)]
+    events = [Event(features, 1.0, c, now) for c in (0.0, 1.0, 0.0, 1.0, 0.0)]
+    events += [Event([(key_of(0, 11), 0, 1.0)], 1.0, 0.0, now)]
+    p = model.learn_many(to_batch(events, F, dense=dense))
+    q = [one_by_one.learn_many(to_batch([event], F, dense=dense))[0] for event in events]
+    np.testing.assert_array_equal(p, q)
+    assert model.state_hash() == one_by_one.state_hash()
+    assert (model.rows, model.counts.rows_created, model.counts.events_learned) == (F, F, 2)
+    assert p[0] == p[1] < p[2] == p[3] < p[4]  # held out and learned alike see what was learned before, and no more
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_sweep_in_mid_block_is_that_of_the_same_events_one_by_one(dense):
+    """Of 40 events in one call the 8th asks for room: those before it are learned first, those behind find it swept."""
+    model, one_by_one = (Model(make_spec(dense=dense), max_rows=7) for _ in range(2))
+    events = [
+        Event([(key_of(0, 10 + i if i < 30 else 10), 0, 1.0)], float(i % 2), 1.0, time_s)
+        for i, time_s in enumerate(minutes(*range(40)))
+    ]
+    p = model.learn_many(to_batch(events, F, dense=dense))
+    q = [one_by_one.learn_many(to_batch([event], F, dense=dense))[0] for event in events]
+    np.testing.assert_array_equal(p, q)
+    assert model.state_hash() == one_by_one.state_hash()
+    assert model.counts == one_by_one.counts
+    # 6 = 7 * 63 // 64 stay: from the 8th event on each new key drops one, or makes it two the first time
+    assert model.counts.rows_created == 31
+    assert model.counts.rows_evicted == 31 - model.rows
+
+
 def test_a_model_without_a_store_remembers_nothing_of_what_left():
     model = Model(make_spec(), max_rows=4)
     learn(model, *((time_s, {0: i, 1: i + 100}) for i, time_s in enumerate(minutes(*range(300)), 20)))

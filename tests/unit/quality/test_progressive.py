@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score, root_mean_squared_error
 
 from ctr.quality.progressive import Window, measure
 
@@ -27,6 +27,19 @@ def test_figures_equal_scikit_learns(events):
     assert quality.normalized_entropy == pytest.approx(log_loss(y, q) / log_loss(y, np.full(len(y), rate)), rel=1e-9)
     assert quality.calibration == pytest.approx(q.sum() / y.sum())
     assert quality.base_rate == pytest.approx(rate)
+    assert quality.rmse == pytest.approx(root_mean_squared_error(y, q), rel=1e-12)
+
+
+@given(st.lists(st.tuples(*[st.floats(-100, 100, width=32)] * 2), min_size=1, max_size=300))
+def test_errors_of_squared_loss_equal_scikit_learns(events):
+    p, y = np.array(events, np.float32).T
+    window = Window(300, "squared")
+    window.add(p, y)
+    quality = window.measure()
+    assert quality.rmse == pytest.approx(root_mean_squared_error(y.astype(np.float64), p), rel=1e-12)
+    assert quality.base_rate == pytest.approx(y.mean(dtype=np.float64))
+    assert math.isnan(quality.logloss)
+    assert math.isnan(quality.auc)
 
 
 def test_a_window_holds_the_last_events_however_they_came():

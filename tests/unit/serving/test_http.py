@@ -12,14 +12,18 @@ from prometheus_client import generate_latest
 from test_asgi import ask
 
 from ctr import spec as specification
-from ctr.errors import StoreUnavailableError
+from ctr.errors import SettingError, StoreUnavailableError
 from ctr.events import encode_rows
+from ctr.events.requests import RequestScanner
 from ctr.serving.generation import Generation
 from ctr.serving.http import ScorerApp
 from ctr.serving.limits import Limits
 from ctr.store import Version
 
 SPEC = specification.parse('name = "ads"\ngeneration = "2"\nfields = [{name = "user"}, {name = "ad", source = "adId"}]')
+
+
+VIDEO = specification.parse('name = "video"\nfields = [{name = "user"}, {name = "ad"}]')
 
 
 class StubCache:
@@ -36,6 +40,9 @@ class StubCatalogue(list):
     error, refused, memory_bytes = None, 0, 0
 
 
+SCANNER = RequestScanner(SPEC)
+
+
 class StubScorer:
     """Predicts .25 for every row; `lacking` says whether the store must be asked, `fill` how that goes."""
 
@@ -49,8 +56,11 @@ class StubScorer:
     def encode(self, rows, path="$.instances"):
         return encode_rows(SPEC, rows, 0.0, path)
 
-    def predict_known(self, _rows, _path):
+    def score_known(self, _batch):
         return None
+
+    def scan(self, body):
+        return SCANNER.scan_rows(body)
 
     def missing(self, _batch):
         return np.zeros(int(self.lacking), np.uint64)
@@ -63,8 +73,7 @@ class StubScorer:
 
     event_lag_s = commit_age_s = staleness_s
 
-    def stale(self, limit_s):
-        return Generation.stale(self, limit_s)
+    stale, is_stale = Generation.stale, Generation.is_stale
 
     def live(self):
         return None
@@ -106,6 +115,14 @@ def test_empty_request_and_unknown_keys(app):
     assert predict(app, {"instances": []})[2] == {"predictions": []}
     assert predict(app, {"signature_name": "x", "instances": [{"nobody": [1, {}]}]})[0] == 200
     assert predict(app, b'{"instances": [{"user": 1, "nobody": 1e400}]}')[0] == 200  # as a trainer passes it over
+
+
+def test_usual_requests_are_scanned(app, scorer):
+    """Both ways give the same answers: the slow one must not be asked for what comes every day."""
+    scorer.encode = None
+    assert predict(app, {"instances": [{"user": 1, "adId": "x"}, {}]})[2] == {"predictions": [0.25, 0.25]}
+    scorer.scan = lambda _body: None
+    assert predict(app, {"instances": [{"user": 1}]})[0] == 500
 
 
 def test_any_content_type(app):
@@ -234,3 +251,98 @@ def test_metrics(app):
     assert metric(app, "ctr_score_rows_total") == {'ctr_score_rows_total{model="ads"}': 2.0}
     count = f"ctr_score_request_duration_seconds_count{{{route}}}"
     assert metric(app, "ctr_score_request_duration_seconds_count")[count] == 2.0
+
+
+def with_prior(scorer, **limits):
+    return ScorerApp(scorer, limits=Limits(prior=0.125, **limits))
+
+
+def fallbacks(app):
+    found = metric(app, "ctr_score_fallbacks_total").items()
+    return {line.split('why="')[1].split('"')[0]: count for line, count in found if count}
+
+
+def test_prior_while_starting(scorer):
+    scorer.starting = "starting"
+    app = with_prior(scorer)
+    status, headers, body = predict(app, {"instances": [{}, {"user": 1}]})
+    assert (status, body, headers[b"x-ctr-fallback"]) == (200, {"predictions": [0.125, 0.125]}, b"2")
+    assert predict(app, {"instances": [{"user": {}}]})[0] == 400  # what is wrong is wrong all the same
+    assert fallbacks(app) == {"starting": 2}
+    app.close()
+
+
+def test_prior_for_rows_of_which_nothing_is_known_in_time(scorer):
+    app = with_prior(scorer, deadline_s=0.05)
+    release = threading.Event()
+    scorer.lacking = True
+    scorer.fill = lambda _batch: release.wait(2)
+    threading.Timer(0.5, release.set).start()
+    _, headers, body = predict(app, {"instances": [{"user": 1}, {"user": 2}]})
+    assert body == {"predictions": [0.125, 0.25]}  # the stub knows something of all but the first
+    assert headers[b"x-ctr-fallback"] == b"1"
+    assert fallbacks(app) == {"unknown": 1}
+    app.close()
+
+
+def test_prior_past_the_deadline(scorer):
+    app = with_prior(scorer, deadline_s=0.05)
+    encode = scorer.encode
+
+    def slow(rows, path):
+        time.sleep(0.1)
+        return encode(rows, path)
+
+    scorer.encode = slow
+    _, headers, body = predict(app, {"instances": [{"user": 1}]})
+    assert (body, headers[b"x-ctr-fallback"]) == ({"predictions": [0.125]}, b"1")
+    assert fallbacks(app) == {"late": 1}
+    app.close()
+
+
+def test_no_prior_no_fallback(app, scorer):
+    _, headers, body = predict(app, {"instances": [{"user": 1}]})
+    assert body == {"predictions": [0.25]}
+    assert b"x-ctr-fallback" not in headers
+    assert fallbacks(app) == {}
+
+
+def test_answers_say_which_commit_they_are_made_of(app):
+    assert predict(app, {"instances": []})[1][b"x-ctr-version"] == b"7-ab"
+
+
+def test_readyz_degrades_and_then_gives_up(scorer):
+    app = ScorerApp(scorer, limits=Limits(stale_after_s=10.0, unready_after_s=100.0))
+    for staleness, status, said in ((5.0, 200, "ok"), (50.0, 200, "degraded"), (500.0, 503, "unavailable")):
+        scorer.staleness = staleness
+        found = ask(app, "/readyz")
+        assert (found[0], found[2]["status"]) == (status, said)
+        assert ask(app, "/v2/health/ready")[0] == status
+        assert predict(app, {"instances": [{}]})[0] == 200  # an answer there is in any case
+    app.close()
+
+
+@pytest.mark.parametrize("wrong", [{"prior": 1.5}, {"prior": -0.1}, {"deadline_s": 0.0}, {"max_instances": 0}])
+def test_limits_that_cannot_be(wrong):
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        Limits(**wrong)
+
+
+def test_several_models():
+    ads, video = StubScorer(), StubScorer()
+    video.name, video.spec, video.model_id = "video", VIDEO, VIDEO.model_id
+    app = ScorerApp(ads, video)
+    assert predict(app, {"instances": [{}]})[1][b"x-ctr-model"] == b"ads@2"
+    assert predict(app, {"instances": [{}]}, path="/v1/models/video:predict")[1][b"x-ctr-model"] == b"video@1"
+    for path, status in (
+        ("/v1/models/video@1:predict", 200), ("/v1/models/video/versions/1:predict", 200),
+        ("/v1/models/video/versions/2:predict", 404), ("/v1/models/audio:predict", 404),
+    ):  # fmt: skip
+        assert predict(app, {"instances": [{}]}, path=path)[0] == status
+    video.starting = "starting"
+    assert ask(app, "/readyz")[0] == 503
+    assert predict(app, {"instances": [{}]})[0] == 200
+    assert metric(app, "ctr_score_rows_total") == {
+        'ctr_score_rows_total{model="ads"}': 2.0, 'ctr_score_rows_total{model="video"}': 3.0,
+    }  # fmt: skip
+    app.close()

@@ -124,6 +124,10 @@ WRONG = [
     (with_line("optimizer", "type = 'adam'"), "optimizer.type", "adam", ["adagrad"]),
     (with_line("optimizer", "n0 = 0"), "optimizer.n0", 0, ["> 0"]),
     (with_line("lifetime", "ttl_s = -1"), "lifetime.ttl_s", -1, [">= 0"]),
+    (with_line("lifetime", "admission = 0"), "lifetime.admission", 0, ["> 0"]),
+    (with_line("lifetime", "admission = -0.1"), "lifetime.admission", -0.1, ["> 0"]),
+    (with_line("lifetime", "admission = 1.01"), "lifetime.admission", 1.01, ["<= 1"]),
+    (with_line("lifetime", "admission = '1'"), "lifetime.admission", "1", ["float"]),
     (with_line("commit", "interval_ms = 5"), "commit.interval_ms", 5, [">= 10"]),
     (with_line("commit", "interval_s = 5"), "commit.interval_s", 5, ["interval_ms"]),
     ("commit = 3\n" + MINIMAL, "commit", 3, ["object"]),
@@ -155,7 +159,9 @@ def test_a_wrong_one_names_key_value_and_what_is_allowed(text, key, value, words
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
-@pytest.mark.parametrize("key", ["optimizer.step", "lifetime.ttl_s", "event.max_skew_s", "event.max_weight"])
+@pytest.mark.parametrize(
+    "key", ["optimizer.step", "lifetime.ttl_s", "lifetime.admission", "event.max_skew_s", "event.max_weight"]
+)
 def test_numbers_are_finite(key, number):
     table, name = key.split(".")
     assert refused(with_line(table, f"{name} = {number}")).key == key

@@ -1,6 +1,7 @@
 """Compressed files are read like plain ones: the same lines, the same positions."""
 
 import gzip
+import time
 
 import pytest
 import zstandard
@@ -74,6 +75,24 @@ def test_a_restart_goes_on_at_the_position(pair, opened):
     assert rest[0][0] == at[str(packed.resolve())]
     assert [line for _, line in rest] == LINES[len(first) :]
     assert drain(opened(packed, {str(packed.resolve()): len(TEXT)})) == []
+
+
+def test_what_is_appended_is_read_on_and_a_new_file_too(pair, opened, tmp_path):
+    _, packed = pair
+    source = opened(tmp_path, follow=True)
+    assert len(drain(source)) == 2 * len(LINES)
+    more = [b"more %d" % i for i in range(3)]
+    with packed.open("ab") as file:
+        file.write(compressed(packed.suffix, b"\n".join(more) + b"\n"))
+    time.sleep(0.25)  # directories are looked at again every 0.2 s
+    assert sum(source.lag().values()) > 0
+    assert drain(source) == [(len(TEXT) + 7 * i, line) for i, line in enumerate(more)]
+    assert sum(source.lag().values()) == 0
+    (tmp_path / f"c{packed.suffix}").write_bytes(compressed(packed.suffix, TEXT))
+    time.sleep(0.25)
+    assert [line for _, line in drain(source)] == LINES
+    assert source.positions()[str(packed.resolve())] == len(TEXT) + 21
+    assert drain(opened(tmp_path, source.positions())) == []
 
 
 def test_the_lag_is_gone_at_the_end(pair, opened):

@@ -1,19 +1,10 @@
-"""Speed of serving on one core: `python tests/benchmarks/serving.py` prints a table and writes serving.json.
-
-As in `bench`, what is compared takes turns and the figures are medians: read the ratios.
-"""
+"""Speed of the ranking kernel on one core: `python tests/benchmarks/ranking.py`."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-from pathlib import Path
-
 import numpy as np
-from bench import CRITEO, cardinalities, events, filled_model, keys_of, report, results, taking_turns
-from rich.console import Console
-from rich.table import Table as Grid
+from engine import CRITEO, alone, cardinalities, events, filled_model, keys_of
+from measure import main, report, taking_turns
 
 from ctr.model.ranking import Question, Ranker
 
@@ -48,23 +39,7 @@ def bench_ranking(k, bits):
     report(suite, f"{CANDIDATES} candidates, other ones each time", cold["cold"] / len(others) * 1e6, "us")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, default=Path("serving.json"))
-    arguments = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    for k in (4, 8):
-        for bits in (10, 16, 20):
-            bench_ranking(k, bits)
-    grid = Grid("suite", "what", "value", "unit", "baseline", "ratio", title="medians of interleaved rounds, one core")
-    for row in results:
-        shown = [f"{row[key]:,.0f}" if row[key] is not None else "" for key in ("value", "baseline")]
-        ratio = f"{row['ratio']:.2f} x" if row["ratio"] is not None else ""
-        grid.add_row(row["suite"], row["name"], shown[0], row["unit"], shown[1], ratio)
-    Console(width=140).print(grid)
-    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-
+SUITES = [(f"rank k={k} 2^{bits}", alone, (bench_ranking, k, bits)) for k in (4, 8) for bits in (10, 16, 20)]
 
 if __name__ == "__main__":
-    main()
+    main(SUITES, __doc__)

@@ -1,0 +1,137 @@
+"""Rows of requests through the kernels against the exact way: the same batch bit for bit, or "ask the other one"."""
+
+import json
+import random
+from dataclasses import fields as fields_of
+
+import msgspec
+import pytest
+
+from ctr import spec as specification
+from ctr.errors import EventError
+from ctr.events import encode_rows
+from ctr.events.jsonlines import decoder
+from ctr.events.requests import RequestScanner
+
+DENSE = [
+    {"name": "plain"}, {"name": "absent", "source": "a", "missing": "feature"}, {"name": "deep", "source": "o.b"},
+    {"name": "bin", "source": "n", "transform": "log"}, {"name": "x", "cross": ["plain", "bin"]},
+]  # fmt: skip
+SPECS = {
+    "dense": {"fields": DENSE},
+    "sparse": {"fields": [*DENSE, {"name": "tags", "multi": True, "scale": "sqrt"}, {"name": "r", "real": True}]},
+    "delimited": {"event": {"format": "delimited", "columns": ["label", "plain", "a", "o.b", "n"]}, "fields": DENSE},
+}
+PIECES = [
+    b'"', b"\\", b"{", b"}", b"]", b"[", b",", b":", b"\n", b"\t", b"1e999", b"\xff", b"0", b"-", b".", b" ", b"null",
+    b'"a":1,', b"\xc3\xa9", b"\\u00e9", b"", b"\x00", b"tru", b'"x":[],', b'"instances"',
+]  # fmt: skip
+
+
+class _Request(msgspec.Struct):
+    instances: list[dict]
+
+
+decode = decoder(_Request)
+
+
+def exact(spec, body):
+    try:
+        return encode_rows(spec, decode(body).instances, 2e9)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, EventError):
+        return None
+
+
+def assert_same(got, want):
+    for part in fields_of(want):
+        a, b = getattr(got, part.name), getattr(want, part.name)
+        if part.name == "dense":
+            assert a == b
+        else:
+            assert (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()), part.name
+
+
+def value(r):
+    return r.choice([
+        "x" * r.randint(0, 70), f"{r.getrandbits(32):08x}", r.randint(0, 10**6), -r.randint(0, 99), r.random(), None,
+        True, "é", "7", "", r.randint(0, 9), r.choice(['a"b', 1e300, 2**70, [1, "b"], {"c": 1.5}, -0.0]),
+    ])  # fmt: skip
+
+
+def row(r):
+    made = {key: value(r) for key in ("plain", "a", "n", "unused", "label", "time") if r.random() < 0.8}
+    if r.random() < 0.5:
+        made["o"] = r.choice([{"b": value(r)}, {"z": [value(r)]}, {}, None, {"b": 1, "c": {"d": 2}}])
+    if r.random() < 0.5:
+        made["tags"] = r.choice([value(r), ["a", "b", 1, "a"], [], {"a": 1, "b": 0.5}])
+    if r.random() < 0.5:
+        made["r"] = r.choice([0, 1.5, "2.25", None, -7])
+    return made
+
+
+def body(r):
+    n = r.choice([0, 1, 1, 1, 2, 5, 40])
+    separators = r.choice([(",", ":"), (", ", ": ")])
+    sent = json.dumps({"instances": [row(r) for _ in range(n)]}, ensure_ascii=r.random() < 0.3, separators=separators)
+    whole = r.choice([b"", b" ", b"\n"]) + sent.encode() + r.choice([b"", b"\n", b" \r\n"])
+    if r.random() < 0.3:
+        changed = bytearray(whole)
+        for _ in range(r.randint(1, 3)):
+            at = r.randint(0, len(changed))
+            changed[at : at + r.randint(0, 3)] = r.choice(PIECES)
+        whole = bytes(changed)
+    return whole
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_both_ways_agree(kind):
+    spec = specification.from_builtins({"name": "x", **SPECS[kind]})
+    scanner, r, taken, good = RequestScanner(spec), random.Random(7), 0, 0
+    for _ in range(3_000):
+        sent = body(r)
+        got, want = scanner.scan_rows(sent, 2e9), exact(spec, sent)
+        good += want is not None
+        if got is not None:
+            taken += 1
+            assert want is not None, sent
+            assert_same(got, want)
+    assert taken > 0.2 * good, f"{taken} of {good}"
+
+
+@pytest.mark.parametrize("sent", [
+    b"", b"{}", b"[]", b'{"instances":[]}', b'{"instances":[{}]', b'{"instances":[{}]}}', b'{"instances":[{}],"x":1}',
+    b'{"x":1,"instances":[{}]}', b'{"instances":[{}],"instances":[{}]}', b'{"instances":[{},]}', b'{"instances":[1]}',
+    b'{"instances":[{}{}]}', b'{"instances":{}}', b'{"instances":[{"plain":"\\n"}]}', b'{"instances":[{"plain":[1]}]}',
+    b'{"instances":[{"plain":"\xff"}]}', b'{"instances":[{"plain":1}', b'{"instances":[{"plain":"]}',
+    b'\x0c{"instances":[{}]}', b'{"instances":[{}]}\x0b', b'{"instances":[{"plain":"a"]}]}',
+    b'{"instances":[[{"plain":"a"}]]}',
+])  # fmt: skip
+def test_unusual_bodies_are_left_to_the_exact_way(sent):
+    assert RequestScanner(specification.from_builtins({"name": "x", **SPECS["dense"]})).scan_rows(sent) is None
+
+
+def test_usual_bodies_are_taken():
+    spec = specification.from_builtins({"name": "x", **SPECS["dense"]})
+    scanner = RequestScanner(spec)
+    for sent in (
+        b'{"instances":[{"plain":"u","n":3,"o":{"b":"v"}},{}]}', b' {"instances" : [ {"a": "x"} , {"a": 2} ] }\n',
+    ):  # fmt: skip
+        got = scanner.scan_rows(sent, 2e9)
+        assert len(got) == 2
+        assert_same(got, exact(spec, sent))
+
+
+def test_requests_of_more_rows_than_allowed():
+    spec = specification.from_builtins({"name": "x", **SPECS["dense"]})
+    two = b'{"instances":[{"plain":1},{"plain":2}]}'
+    assert RequestScanner(spec, max_rows=1).scan_rows(two) is None
+    assert len(RequestScanner(spec, max_rows=2).scan_rows(two)) == 2
+
+
+def test_a_planted_difference_is_caught():
+    spec = specification.from_builtins({"name": "x", **SPECS["dense"]})
+    scanner = RequestScanner(spec)
+    scanner._plan.fields["seed"][0] ^= 1
+    sent = b'{"instances":[{"plain":"u"}]}'
+    with pytest.raises(AssertionError, match="keys"):
+        assert_same(scanner.scan_rows(sent, 2e9), exact(spec, sent))
