@@ -41,6 +41,7 @@ class StubCatalogue(list):
 
 
 SCANNER = RequestScanner(SPEC)
+SCANNER.scan_rows(b'{"instances": [{}]}')  # compiled now: requests in tests have deadlines
 
 
 class StubScorer:
