@@ -20,6 +20,8 @@ label = "y"
 [model]
 k = 4
 max_rows = {FEATURES + 1000}
+[store]
+shards = 1
 """
 
 
