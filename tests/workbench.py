@@ -13,6 +13,7 @@ from pathlib import Path
 import xxhash
 from kafka import KafkaConsumer, TopicPartition
 
+from ctr.errors import ModelMissingError
 from ctr.store import read_model
 from deploy.local.process import free_port
 from deploy.local.stack import Worker
@@ -84,7 +85,11 @@ def stored(client, model_id):
     The offset of a partition is that of the shard that is furthest behind, and none where one shard has none.
     """
     rows, offsets = {}, []
-    for keys in read_model(client, model_id).keys:
+    try:
+        shards = read_model(client, model_id).keys
+    except ModelMissingError:  # not made yet
+        return {}, {}
+    for keys in shards:
         rows |= client.hgetall(keys.rows)
         meta = client.hgetall(keys.meta)
         offsets.append({key: int(value) for key, value in meta.items() if key.startswith(b"offset:")})
