@@ -213,7 +213,7 @@ def test_a_paused_writer_wakes_up_and_stops(client, monkeypatch):
     """It sleeps between WATCH and EXEC of shard 7, another takes over and commits."""
     old = owner_of(client)
     old.commit(cut(rows(1000, 160, 1), 1))
-    transaction, at = old._session.transaction, [0]
+    transaction, at = old._sessions[0].transaction, [0]
 
     def asleep(commands):
         at[0] += 1
@@ -221,7 +221,7 @@ def test_a_paused_writer_wakes_up_and_stops(client, monkeypatch):
             owner_of(client).commit(cut(rows(1000, 160, 3), 5))
         return transaction(commands)
 
-    monkeypatch.setattr(old._session, "transaction", asleep)
+    monkeypatch.setattr(old._sessions[0], "transaction", asleep)
     with pytest.raises(FencedError, match="m@1:7"):
         old.commit(cut(rows(1000, 160, 2), 2))
     assert stored(client) == dict.fromkeys(range(1000, 1160), 3)

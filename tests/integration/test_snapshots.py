@@ -16,6 +16,7 @@ from ctr.store import (
     ModelWriter,
     ShardKeys,
     ShardReader,
+    StoredModel,
     Watermarks,
     archive,
     connect,
@@ -343,7 +344,7 @@ def test_a_restore_that_died_is_no_model_and_the_next_one_clears_it_away(client,
 
 def test_of_two_restores_at_once_one_stops(client, snapshot, monkeypatch):
     spec = restoring.renamed(snapshot.spec, "m@2", 2)
-    first = restoring._Writer(client, spec, 2, 0.0)
+    first = restoring._Writer(client, StoredModel(spec, 2), 0.0)
     blocks = [block for image in snapshot.images for block in image.blocks()]
     first.write(blocks[0])
     restoring.restore(client, spec, snapshot.images, shards=2)
