@@ -142,6 +142,7 @@ class Table:
         rows = np.empty(len(keys), np.uint32)
         self._places.find_rows(self.index, self.slots, keys, rows)
         weights: NDArray[np.float32] = self.W.reshape(-1, self.stride)[rows, : self.shape.size]
+        weights[rows == layout.ZERO_ROW] = 0  # it is no feature's, but counts as live
         return weights
 
     def remember_absent(self, keys: NDArray[np.uint64]) -> None:
