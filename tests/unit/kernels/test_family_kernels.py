@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "ftrl": Optimizer(type="ftrl", step=0.05, linear_step=0.1, l2=0.5, linear_l2=0.1),
     "ftrl l1": Optimizer(type="ftrl", step=0.05, linear_step=0.1, l1=0.3),
 }
-SHAPES = [("lr", 5, 4), ("fm", 7, 4), ("fm", 6, 7), ("fwfm", 7, 4), ("fwfm", 18, 8), ("ffm", 7, 4), ("ffm", 6, 8)]
+SHAPES = [("lr", 5, 4), ("fm", 7, 4), ("fm", 6, 7), ("fwfm", 7, 4), ("fwfm", 18, 8), ("ffm", 7, 4), ("ffm", 7, 8)]
 
 
 def make_spec(family, F, k, optimizer, **model):
@@ -107,7 +107,7 @@ def test_many_steps_follow_plain_loops(family, F, k, optimizer):
     ("family", "k"), [("lr", 4), ("fm", 4), ("fm", 8), ("fwfm", 4), ("fwfm", 8), ("ffm", 4), ("ffm", 8)]
 )
 def test_cuts_do_not_matter_and_prediction_is_pure(family, k):
-    F = 6
+    F = 7
     batch = to_batch(events(np.random.default_rng(2), 1500, F), F, dense=True)
     spec = make_spec(family, F, k, Optimizer())
     whole, cut = Model(spec), Model(spec)
@@ -128,7 +128,7 @@ def test_cuts_do_not_matter_and_prediction_is_pure(family, k):
 @pytest.mark.parametrize(("family", "k"), [("lr", 4), ("fm", 8), ("ffm", 4)])  # fwfm's pair weights are the model's own
 def test_what_a_row_held_for_its_last_owner_is_forgotten(family, k):
     """Rows that were freed and are given to other features: those are learned as in a model that was never used."""
-    F = 6
+    F = 7
     spec = make_spec(family, F, k, Optimizer(), start=0.3, bias=False)
     stream = to_batch(events(np.random.default_rng(5), 300, F), F, dense=True)
     used, fresh = Model(spec), Model(spec)
@@ -143,7 +143,7 @@ def test_what_a_row_held_for_its_last_owner_is_forgotten(family, k):
 @pytest.mark.parametrize(("family", "k"), [("lr", 4), ("fm", 8), ("fwfm", 8)])
 @pytest.mark.parametrize("dense", [True, False])
 def test_a_margin_that_is_not_finite_is_refused_and_changes_no_result(family, k, dense):
-    F = 3
+    F = 7
     spec = make_spec(family, F, k, Optimizer())
     stream = events(np.random.default_rng(4), 60, F)
     bad_key = 999 << 40

@@ -80,7 +80,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "k", "options"), CASES, ids=str)
-@pytest.mark.parametrize("F", [2, 13])
+@pytest.mark.parametrize("F", [pytest.param(2, marks=pytest.mark.slow), 13])
 def test_equals_full_prediction(kind, k, options, F):
     spec = spec_of(kind, F, k, **options)
     model = learned(spec)
