@@ -62,7 +62,8 @@ def test_http_answers_equal_the_trained_table(kafka, redis_url, topic, shared_da
     requests[0]["C1"] = "never seen"
     with connect(redis_url) as client:
         table, _ = stored(client, "criteo@1")
-    served = scorer(tmp_path, "criteo", "--redis", redis_url)
+    # a cold request for thousands of rows may take longer than 50 ms, and would be answered from what is held
+    served = scorer(tmp_path, "criteo", "--redis", redis_url, "--deadline", 5)
     served.start()
     answers = post(f"{served.address}/v1/models/criteo:predict", {"instances": requests})["predictions"]
     served.stop()
@@ -118,7 +119,8 @@ def test_a_request_by_curl_needs_no_more_than_json(redis_url, shared_data, tmp_p
     ctr(
         "train", SPEC, "--create", "--from", shared_data / LOG, "--redis", redis_url, "--dead-letters", tmp_path / "dlq"
     )
-    served = scorer(tmp_path, "criteo", "--redis", redis_url)
+    # a cold request for thousands of rows may take longer than 50 ms, and would be answered from what is held
+    served = scorer(tmp_path, "criteo", "--redis", redis_url, "--deadline", 5)
     served.start()
     request = urllib.request.Request(f"{served.address}/v1/models/criteo:predict", b'{"instances": [{"I1": 5}, {}]}')
     with urllib.request.urlopen(request, timeout=10) as reply:
