@@ -15,7 +15,7 @@ setup:  ## the virtual environment with the locked packages
 services: setup  ## what real tests need: redis-server, Java, Maven, Prometheus
 	@bash deploy/setup.sh services
 
-demo: setup  ## simulator -> trainer -> scorer on this machine, in under a minute
+demo: setup  ## simulator -> trainer -> scorer on this machine, in under a minute (the first time two)
 	@$(PY) -m deploy.local.demo
 
 lint: setup  ## style, types and import rules
