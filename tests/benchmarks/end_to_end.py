@@ -23,7 +23,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from bench import CRITEO, cardinalities, events
+from engine import CRITEO, cardinalities, events
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table as Grid

@@ -31,7 +31,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from bench import CRITEO, cardinalities, events, report, results
+from engine import CRITEO, cardinalities, events
+from measure import report, results
 from rich.console import Console
 from rich.table import Table as Grid
 
