@@ -290,6 +290,9 @@ class Scorer:
         with self._following:
             if time.monotonic() >= self._look_at or self._current.error is not None:
                 self._look()
+                if isinstance(self._lost, StoreUnavailableError):  # to ask for rows would only wait once more
+                    self._told(self._current, self._lost)
+                    return None
             self._take_over()
             held = self._current
             try:
