@@ -33,12 +33,9 @@ class RequestScanner:
     ----------
     spec : Spec
         Of any event format: requests are JSON.
-    max_rows : int, optional
-        Requests with more go the exact way.
     """
 
-    def __init__(self, spec: Spec, max_rows: int | None = None) -> None:
-        self._max_rows = max_rows
+    def __init__(self, spec: Spec) -> None:
         as_json = msgspec.structs.replace(spec, event=msgspec.structs.replace(spec.event, format="json"))
         self._plan = compile_plan(as_json)
         self._kernel: Any = None
@@ -48,7 +45,7 @@ class RequestScanner:
             self._outputs = Outputs(len(spec.fields), spec.dense)
             self._kernel = build.load("scan/lines", FORMAT=0, DENSE=int(spec.dense)).rows
 
-    def scan_rows(self, body: bytes, time_s: float | None = None) -> Batch | None:
+    def scan_rows(self, body: bytes, time_s: float | None = None, *, max_rows: int) -> Batch | None:
         """Read the rows of a request.
 
         Parameters
@@ -56,6 +53,9 @@ class RequestScanner:
         body : bytes
         time_s : float, optional
             Time of all rows, seconds since 1970; now where it is not given.
+        max_rows : int
+            A body that may hold more, by its opening braces, is left to the exact way: room is made for so many rows
+            before they are read.
 
         Returns
         -------
@@ -68,7 +68,7 @@ class RequestScanner:
             return None
         time_s = time.time() if time_s is None else time_s
         rows = body.count(b"{", begin.end())
-        if self._max_rows is not None and rows > self._max_rows:
+        if rows > max_rows:
             return None
         data = np.frombuffer(body + bytes(SLACK), np.uint8)
         address = data.ctypes.data

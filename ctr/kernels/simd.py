@@ -292,13 +292,3 @@ def find5(typing: Any, array: Any, offset: Any, key: Any) -> Any:
         return b.cttz(bits, ir.Constant(ir.IntType(1), 1))
 
     return types.int64(array, offset, key), generate
-
-
-@_intrinsic
-def lowest_one(typing: Any, x: Any) -> Any:
-    """Place of the lowest bit that is 1."""
-
-    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        return b.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.uint64(types.uint64), generate

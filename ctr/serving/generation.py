@@ -82,9 +82,9 @@ class Generation:
 
     # The steps of a request
 
-    def scan(self, body: bytes) -> Batch | None:
+    def scan(self, body: bytes, max_rows: int) -> Batch | None:
         """Rows of the body ``{"instances": [...]}`` as keys; None where it must be decoded, and `encode` asked."""
-        return self._requests.scan_rows(body) if self._scans else None
+        return self._requests.scan_rows(body, max_rows=max_rows) if self._scans else None
 
     def encode(self, rows: Sequence[Row], path: str = "$.instances") -> Batch:
         """Rows as keys; `path` is where they stand, for errors.
@@ -193,7 +193,7 @@ class Generation:
 
     def _warm_scanner(self) -> None:
         """Half a minute where it is not in the disk cache, and requests can be decoded meanwhile."""
-        self._requests.scan_rows(b'{"instances":[{}]}')
+        self._requests.scan_rows(b'{"instances":[{}]}', max_rows=1)
         self._scans = True
 
     def change(self, spec: Spec) -> None:

@@ -106,9 +106,10 @@ class ScorerApp(OpsApp):
         held, limits = scorer.current, self.limits
         if limits.prior is None:
             self.require_ready(scorer)
-        batch = held.scan(request.body)
-        # more may be allowed, or be refused, by the exact way: it counts values where this counts commas
-        if batch is None or len(batch) > limits.max_instances or request.body.count(b",") >= limits.max_elements:
+        batch = None
+        if request.body.count(b",") < limits.max_elements:  # more may be allowed by the exact way, which counts values
+            batch = held.scan(request.body, limits.max_instances)
+        if batch is None:
             rows = read(self._decode, request.body).instances
             predictions, headers = await self.score(scorer, held, rows, "$.instances", request)
         else:

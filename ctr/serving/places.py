@@ -68,7 +68,7 @@ class RankingWriter:
 
     def body(self, ranking: Ranking, unknown: bytes = b"[]") -> bytes:
         """Order and scores, and `unknown` as JSON."""
-        room = len(ranking.order) * self._kernels.PLACE_BYTES
+        room = len(ranking.order) * max(self._kernels.PLACE_BYTES, self._kernels.SCORE_BYTES)
         if len(self._out) < room:
             self._out = np.empty(room, np.uint8)
         order = self._out[: self._kernels.write_places(ranking.order, self._out)].tobytes()

@@ -16,7 +16,7 @@ from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-i1, i8, i32, i64, i128 = (ir.IntType(bits) for bits in (1, 8, 32, 64, 128))
+i1, i8, i32, i64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 BYTES32 = ir.VectorType(i8, 32)
 
 

@@ -89,7 +89,7 @@ def test_both_ways_agree(kind):
     scanner, r, taken, good = RequestScanner(spec), random.Random(7), 0, 0
     for _ in range(3_000):
         sent = body(r)
-        got, want = scanner.scan_rows(sent, 2e9), exact(spec, sent)
+        got, want = scanner.scan_rows(sent, 2e9, max_rows=1024), exact(spec, sent)
         good += want is not None
         if got is not None:
             taken += 1
@@ -107,7 +107,8 @@ def test_both_ways_agree(kind):
     b'{"instances":[[{"plain":"a"}]]}',
 ])  # fmt: skip
 def test_unusual_bodies_are_left_to_the_exact_way(sent):
-    assert RequestScanner(specification.from_builtins({"name": "x", **SPECS["dense"]})).scan_rows(sent) is None
+    scanner = RequestScanner(specification.from_builtins({"name": "x", **SPECS["dense"]}))
+    assert scanner.scan_rows(sent, max_rows=1024) is None
 
 
 def test_usual_bodies_are_taken():
@@ -116,16 +117,21 @@ def test_usual_bodies_are_taken():
     for sent in (
         b'{"instances":[{"plain":"u","n":3,"o":{"b":"v"}},{}]}', b' {"instances" : [ {"a": "x"} , {"a": 2} ] }\n',
     ):  # fmt: skip
-        got = scanner.scan_rows(sent, 2e9)
+        got = scanner.scan_rows(sent, 2e9, max_rows=1024)
         assert len(got) == 2
         assert_same(got, exact(spec, sent))
 
 
-def test_requests_of_more_rows_than_allowed():
+def test_no_room_is_made_for_more_rows_than_allowed(monkeypatch):
     spec = specification.from_builtins({"name": "x", **SPECS["dense"]})
-    two = b'{"instances":[{"plain":1},{"plain":2}]}'
-    assert RequestScanner(spec, max_rows=1).scan_rows(two) is None
-    assert len(RequestScanner(spec, max_rows=2).scan_rows(two)) == 2
+    scanner, two = RequestScanner(spec), b'{"instances":[{"plain":1},{"plain":2}]}'
+    assert len(scanner.scan_rows(two, max_rows=2)) == 2
+    made = []
+    monkeypatch.setattr(scanner._outputs, "make", made.append)
+    assert scanner.scan_rows(two, max_rows=1) is None
+    # four megabytes of braces would be four million rows, of 39 fields more than a gigabyte
+    assert scanner.scan_rows(b'{"instances":[' + b"{" * 4_000_000 + b"]}", max_rows=1024) is None
+    assert made == []
 
 
 def test_a_planted_difference_is_caught():
@@ -134,4 +140,4 @@ def test_a_planted_difference_is_caught():
     scanner._plan.fields["seed"][0] ^= 1
     sent = b'{"instances":[{"plain":"u"}]}'
     with pytest.raises(AssertionError, match="keys"):
-        assert_same(scanner.scan_rows(sent, 2e9), exact(spec, sent))
+        assert_same(scanner.scan_rows(sent, 2e9, max_rows=1024), exact(spec, sent))

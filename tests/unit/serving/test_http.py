@@ -41,7 +41,7 @@ class StubCatalogue(list):
 
 
 SCANNER = RequestScanner(SPEC)
-SCANNER.scan_rows(b'{"instances": [{}]}')  # compiled now: requests in tests have deadlines
+SCANNER.scan_rows(b'{"instances": [{}]}', max_rows=1)  # compiled now: requests in tests have deadlines
 
 
 class StubScorer:
@@ -60,8 +60,8 @@ class StubScorer:
     def score_known(self, _batch):
         return None
 
-    def scan(self, body):
-        return SCANNER.scan_rows(body)
+    def scan(self, body, max_rows):
+        return SCANNER.scan_rows(body, max_rows=max_rows)
 
     def missing(self, _batch):
         return np.zeros(int(self.lacking), np.uint64)
@@ -122,7 +122,7 @@ def test_usual_requests_are_scanned(app, scorer):
     """Both ways give the same answers: the slow one must not be asked for what comes every day."""
     scorer.encode = None
     assert predict(app, {"instances": [{"user": 1, "adId": "x"}, {}]})[2] == {"predictions": [0.25, 0.25]}
-    scorer.scan = lambda _body: None
+    scorer.scan = lambda _body, _max_rows: None
     assert predict(app, {"instances": [{"user": 1}]})[0] == 500
 
 
@@ -294,7 +294,7 @@ def test_prior_past_the_deadline(scorer):
         time.sleep(0.1)
         return encode(rows, path)
 
-    scorer.scan = lambda _body: None
+    scorer.scan = lambda _body, _max_rows: None
     scorer.encode = slow
     _, headers, body = predict(app, {"instances": [{"user": 1}]})
     assert (body, headers[b"x-ctr-fallback"]) == ({"predictions": [0.125]}, b"1")
