@@ -10,6 +10,7 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import xxhash
 from kafka import KafkaConsumer, TopicPartition
 
@@ -17,8 +18,24 @@ from ctr.errors import ModelMissingError
 from ctr.store import read_model
 from deploy.local.process import free_port
 from deploy.local.stack import Worker
+from workers.market import Market
+from workers.sinks import KafkaSink
 
 REPOSITORY = Path(__file__).parents[1]
+FIELDS = ("user", "ad", "site", "device")
+SPEC = f"""
+name = "ads"
+fields = [{", ".join(f'{{ name = "{name}" }}' for name in FIELDS)}]
+[event]
+label = "click"
+time = "ts"
+[model]
+base_rate = 0.035
+[commit]
+interval_ms = 50
+"""
+"""Of the simulated market's events: a model of 16 shards that commits often."""
+START_S = 1_790_000_000.0
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("CTR_")}
 
 
@@ -28,6 +45,20 @@ def ctr(*arguments, timeout=120, **options):
         [sys.executable, "-m", "workers.cli", *map(str, arguments)],
         capture_output=True, text=True, timeout=timeout, check=False, env=CLEAN, cwd=REPOSITORY, **options,
     )  # fmt: skip
+
+
+def market_lines(n, seed=1):
+    """Events of the simulated market, a hundred a second from START_S on, as JSON."""
+    market = Market(seed=seed)
+    return market.lines(market.events(n, START_S + 0.01 * np.arange(n)))
+
+
+def send(kafka, topic, lines, partition=0):
+    """Lines into a topic, each acknowledged."""
+    sink = KafkaSink(kafka.bootstrap, topic)
+    sink.send(lines, partition=partition)
+    sink.flush()
+    sink.close()
 
 
 def trainer(directory, *arguments):

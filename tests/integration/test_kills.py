@@ -1,28 +1,11 @@
 """`ctr train` with sixteen shards, killed in mid-commit again and again: every row counts the events that touch it."""
 
-import numpy as np
 import pytest
 from tcp_proxy import Proxy
-from workbench import learned_counts, logged, stored, touched, trainer, wait_for
+from workbench import FIELDS, SPEC, learned_counts, logged, market_lines, send, stored, touched, trainer, wait_for
 
 from ctr.store import ShardKeys, connect
-from workers.market import Market
-from workers.sinks import KafkaSink
 
-FIELDS = ("user", "ad", "site", "device")
-SPEC = f"""
-name = "ads"
-fields = [{", ".join(f'{{ name = "{name}" }}' for name in FIELDS)}]
-[event]
-label = "click"
-time = "ts"
-[model]
-base_rate = 0.035
-[commit]
-interval_ms = 50
-[store]
-shards = 16
-"""
 PARTITIONS, EVENTS, KILLS = 3, 24_000, 6
 
 
@@ -33,17 +16,9 @@ def spec(tmp_path):
     return path
 
 
-def market_lines(n):
-    market = Market(seed=3)
-    return market.lines(market.events(n, 1_790_000_000.0 + 0.01 * np.arange(n)))
-
-
-def send(kafka, topic, lines):
-    sink = KafkaSink(kafka.bootstrap, topic)
+def send_evenly(kafka, topic, lines):
     for partition in range(PARTITIONS):
-        sink.send(lines[partition::PARTITIONS], partition=partition)
-    sink.flush()
-    sink.close()
+        send(kafka, topic, lines[partition::PARTITIONS], partition)
 
 
 def is_ahead(client, shard):
@@ -67,13 +42,13 @@ def test_a_trainer_killed_in_mid_commit_counts_every_event_once(kafka, redis_ser
             worker.start()
             proxy.bytes_per_s = 2e6  # a commit takes long enough to be met in its midst
             for part, shard in zip(parts[:-1], (0, 13, 7, 3, 10, 14), strict=True):
-                send(kafka, name, part)
+                send_evenly(kafka, name, part)
                 wait_for(lambda shard=shard: is_ahead(client, shard), every_s=0.001)
                 worker.kill()
                 worker.start()
                 proxy.lose_reply_to(b"EXEC")  # and what the connection had in it
             proxy.lose_request(b"EXEC")
-            send(kafka, name, parts[-1])
+            send_evenly(kafka, name, parts[-1])
             wait_for(lambda: sum(map(int, stored(client, "ads@1")[1].values())) == EVENTS)
             worker.stop()
             rows, offsets = stored(client, "ads@1")

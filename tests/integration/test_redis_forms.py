@@ -9,11 +9,23 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 
-import numpy as np
 import pytest
 import redis as redis_py
 from kafka import TopicPartition
-from workbench import ctr, learned_counts, logged, metric, stored, touched, trainer, wait_for
+from workbench import (
+    FIELDS,
+    SPEC,
+    ctr,
+    learned_counts,
+    logged,
+    market_lines,
+    metric,
+    send,
+    stored,
+    touched,
+    trainer,
+    wait_for,
+)
 
 from ctr.serving.scorer import Scorer
 from ctr.store import connect, read_model
@@ -21,21 +33,6 @@ from ctr.store.keys import SLOTS, shard_keys, slot_of
 from deploy.local.process import HOST, free_port, listening
 from deploy.local.redis import Redis
 from workers.lifecycle import ExitCode
-from workers.market import Market
-from workers.sinks import KafkaSink
-
-FIELDS = ("user", "ad", "site", "device")
-SPEC = f"""
-name = "ads"
-fields = [{", ".join(f'{{ name = "{name}" }}' for name in FIELDS)}]
-[event]
-label = "click"
-time = "ts"
-[model]
-base_rate = 0.035
-[commit]
-interval_ms = 50
-"""
 
 
 @pytest.fixture
@@ -43,18 +40,6 @@ def spec(tmp_path):
     path = tmp_path / "ads.toml"
     path.write_text(SPEC)
     return path
-
-
-def market_lines(n, seed=1):
-    market = Market(seed=seed)
-    return market.lines(market.events(n, 1_790_000_000.0 + 0.01 * np.arange(n)))
-
-
-def send(kafka, topic, lines):
-    sink = KafkaSink(kafka.bootstrap, topic)
-    sink.send(lines, partition=0)
-    sink.flush()
-    sink.close()
 
 
 class Configured(Redis):

@@ -9,25 +9,24 @@ import urllib.request
 
 import numpy as np
 import pytest
-from workbench import exit_code, learned_counts, logged, metric, stored, touched, trainer, wait_for
+from workbench import (
+    FIELDS,
+    SPEC,
+    START_S,
+    exit_code,
+    learned_counts,
+    logged,
+    metric,
+    stored,
+    touched,
+    trainer,
+    wait_for,
+)
 
 from ctr.store import connect
 from workers.lifecycle import ExitCode
 from workers.market import Market
 from workers.sinks import KafkaSink
-
-FIELDS = ("user", "ad", "site", "device")
-SPEC = f"""
-name = "ads"
-fields = [{", ".join(f'{{ name = "{name}" }}' for name in FIELDS)}]
-[event]
-label = "click"
-time = "ts"
-[model]
-base_rate = 0.035
-[commit]
-interval_ms = 50
-"""
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ class Stream(threading.Thread):
         for at in itertools.count():
             if self._ended.wait(0.01):
                 return
-            lines = market.lines(market.events(20, 1_790_000_000.0 + at + np.zeros(20)))
+            lines = market.lines(market.events(20, START_S + at + np.zeros(20)))
             self._sink.send(lines, partition=0)
             self._sink.flush()
             self.lines += lines

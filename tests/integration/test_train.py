@@ -5,18 +5,14 @@ import json
 import random
 import time
 
-import numpy as np
 import pytest
 import redis as redis_py
 from kafka import TopicPartition
-from workbench import committed, ctr, logged, metric, read_topic, stored, trainer, wait_for
+from workbench import committed, ctr, logged, market_lines, metric, read_topic, send, stored, trainer, wait_for
 
 from ctr.store import connect
 from workers.lifecycle import ExitCode
-from workers.market import Market
-from workers.sinks import KafkaSink
 
-NOW = 1_790_000_000.0
 SPEC = """
 name = "ads"
 generation = "{generation}"
@@ -44,18 +40,6 @@ def spec(tmp_path):
     return write
 
 
-def market_lines(n, seed=1):
-    market = Market(seed=seed)
-    return market.lines(market.events(n, NOW + 0.01 * np.arange(n)))
-
-
-def send(kafka, topic, lines, **options):
-    sink = KafkaSink(kafka.bootstrap, topic)
-    sink.send(lines, **options)
-    sink.flush()
-    sink.close()
-
-
 def caught_up(worker, events):
     """Everything learned and committed."""
 
@@ -78,7 +62,7 @@ def learn(worker_of, events):
 
 def test_kill_9_at_random_moments_changes_nothing(kafka, redis_url, topic, spec, tmp_path):
     name, events = topic(), 60_000
-    send(kafka, name, market_lines(events), partition=0)
+    send(kafka, name, market_lines(events))
     common = ("--kafka", kafka.bootstrap, "--topic", name, "--redis", redis_url, "--create", "--lease", "0.5")
     learn(trainer(tmp_path / "calm", spec("calm"), *common), events)
     with connect(redis_url) as client:
@@ -125,7 +109,7 @@ BROKEN = [
 def test_broken_messages_land_in_the_dead_letter_topic_and_nowhere_else(kafka, redis_url, topic, spec, tmp_path):
     clean, dirty = topic(), topic(configs={"max.message.bytes": str(4 << 20)})
     good = market_lines(2400)
-    send(kafka, clean, good, partition=0)
+    send(kafka, clean, good)
     mixed, expected = [], {}
     for i, line in enumerate(good):
         if i % 100 == 50:
@@ -133,7 +117,7 @@ def test_broken_messages_land_in_the_dead_letter_topic_and_nowhere_else(kafka, r
             expected[len(mixed)] = (payload, reason)
             mixed.append(payload)
         mixed.append(line)
-    send(kafka, dirty, mixed, partition=0)
+    send(kafka, dirty, mixed)
     common = ("--kafka", kafka.bootstrap, "--redis", redis_url, "--create")
     learn(trainer(tmp_path / "clean", spec("clean"), "--topic", clean, *common), len(good))
     worker = trainer(tmp_path / "dirty", spec("dirty"), "--topic", dirty, *common)
@@ -160,7 +144,7 @@ def test_broken_messages_land_in_the_dead_letter_topic_and_nowhere_else(kafka, r
 
 def test_a_graceful_stop_commits_all_and_says_so(kafka, redis_url, topic, spec, tmp_path):
     name = topic()
-    send(kafka, name, market_lines(500), partition=0)
+    send(kafka, name, market_lines(500))
     # an interval that never comes: what is stored, the stop has stored
     worker = trainer(
         tmp_path,
@@ -185,14 +169,14 @@ def test_a_graceful_stop_commits_all_and_says_so(kafka, redis_url, topic, spec, 
 
 def test_redis_away_is_waited_for_and_nothing_is_lost(kafka, breakable_redis, topic, spec, tmp_path):
     name = topic()
-    send(kafka, name, market_lines(300), partition=0)
+    send(kafka, name, market_lines(300))
     worker = trainer(
         tmp_path, spec(), "--kafka", kafka.bootstrap, "--topic", name, "--redis", breakable_redis.url, "--create"
     )
     worker.start()
     caught_up(worker, 300)
     breakable_redis.pause()
-    send(kafka, name, market_lines(300, seed=2), partition=0)
+    send(kafka, name, market_lines(300, seed=2))
     wait_for(lambda: metric(worker, "ctr_store_up") == 0.0, within_s=30)
     breakable_redis.resume()
     wait_for(lambda: metric(worker, "ctr_store_up") == 1.0, within_s=30)
@@ -207,7 +191,7 @@ def test_a_broker_that_goes_away_is_said_and_waited_for(breakable_kafka, redis_u
     cluster = breakable_kafka.cluster
     name = "broker-away"
     cluster.create_topic(name, 1)
-    send(cluster, name, market_lines(300), partition=0)
+    send(cluster, name, market_lines(300))
     worker = trainer(tmp_path, spec(), "--kafka", cluster.bootstrap, "--topic", name, "--redis", redis_url, "--create")
     worker.start()
     caught_up(worker, 300)
@@ -217,7 +201,7 @@ def test_a_broker_that_goes_away_is_said_and_waited_for(breakable_kafka, redis_u
     time.sleep(1.5)
     assert metric(worker, "ctr_arrival_watermark_seconds") == old, "unknown is not up to date"
     breakable_kafka.start()
-    send(cluster, name, market_lines(300, seed=2), partition=0)
+    send(cluster, name, market_lines(300, seed=2))
     caught_up(worker, 600)
     assert metric(worker, "ctr_source_up") == 1.0
     worker.stop()
@@ -225,18 +209,18 @@ def test_a_broker_that_goes_away_is_said_and_waited_for(breakable_kafka, redis_u
 
 def test_start_decides_for_a_new_model_and_is_ignored_afterwards(kafka, redis_url, topic, spec, tmp_path):
     name = topic()
-    send(kafka, name, market_lines(100), partition=0)
+    send(kafka, name, market_lines(100))
     common = ("--kafka", kafka.bootstrap, "--topic", name, "--redis", redis_url, "--create")
     worker = trainer(tmp_path / "1", spec(), *common, "--start", "latest")
     worker.start()
-    send(kafka, name, market_lines(50, seed=2), partition=0)
+    send(kafka, name, market_lines(50, seed=2))
     caught_up(worker, 50)
     worker.stop()
     with connect(redis_url) as client:
         assert stored(client, "ads@1")[1] == {f"offset:{name}:0".encode(): b"150"}
     again = trainer(tmp_path / "2", spec(), *common, "--start", "earliest")
     again.start()
-    send(kafka, name, market_lines(1, seed=3), partition=0)
+    send(kafka, name, market_lines(1, seed=3))
     caught_up(again, 1)
     again.stop()
     later = trainer(tmp_path / "3", spec(), *common, "--start", "latest")
@@ -247,10 +231,10 @@ def test_start_decides_for_a_new_model_and_is_ignored_afterwards(kafka, redis_ur
 
 def test_start_takes_a_time(kafka, redis_url, topic, spec, tmp_path):
     name = topic()
-    send(kafka, name, market_lines(40), partition=0)
+    send(kafka, name, market_lines(40))
     time.sleep(1.1)
     moment = time.time()
-    send(kafka, name, market_lines(7, seed=2), partition=0)
+    send(kafka, name, market_lines(7, seed=2))
     worker = trainer(
         tmp_path,
         spec(),
@@ -273,11 +257,11 @@ def test_start_takes_a_time(kafka, redis_url, topic, spec, tmp_path):
 @pytest.mark.parametrize(("kept", "said"), [(900, "the log begins at 900"), (None, "the log ends at 0")])
 def test_a_log_that_lost_the_next_event_stops_the_trainer(kafka, redis_url, topic, spec, tmp_path, kept, said):
     name = topic()
-    send(kafka, name, market_lines(500), partition=0)
+    send(kafka, name, market_lines(500))
     arguments = (spec(), "--kafka", kafka.bootstrap, "--topic", name, "--redis", redis_url, "--create")
     learn(trainer(tmp_path, *arguments), 500)
     if kept:
-        send(kafka, name, market_lines(500, seed=2), partition=0)
+        send(kafka, name, market_lines(500, seed=2))
         with kafka.admin() as admin:
             admin.delete_records({TopicPartition(name, 0): kept})
     else:
@@ -334,7 +318,7 @@ def test_no_bar_in_a_pipe_and_every_line_is_json(redis_url, spec, tmp_path):
 
 def test_redis_forgetting_a_commit_is_repaired_from_the_log(kafka, redis_url, topic, spec, tmp_path):
     name, events = topic(), 3000
-    send(kafka, name, market_lines(events), partition=0)
+    send(kafka, name, market_lines(events))
     common = ("--kafka", kafka.bootstrap, "--topic", name, "--redis", redis_url, "--create")
     learn(trainer(tmp_path / "calm", spec("calm"), *common), events)
     worker = trainer(tmp_path / "back", spec("back"), *common)
@@ -344,7 +328,7 @@ def test_redis_forgetting_a_commit_is_repaired_from_the_log(kafka, redis_url, to
         keys = [f"ctr:{{ads@back:0}}:{part}" for part in ("meta", "rows", "changes")]
         saved = [(key, raw.dump(key)) for key in keys]
         more = market_lines(events, seed=2)
-        send(kafka, name, more, partition=0)
+        send(kafka, name, more)
         caught_up(worker, 2 * events)
         pipeline = raw.pipeline(transaction=True)
         for key, value in saved:

@@ -3,14 +3,12 @@
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tcp_proxy import Proxy
-from workbench import ctr, metric, stored, trainer, wait_for
+from workbench import ctr, market_lines, metric, stored, trainer, wait_for
 
 from ctr.store import connect
 from workers.lifecycle import ExitCode
-from workers.market import Market
 from workers.sinks import KafkaSink
 
 SPEC = """
@@ -28,7 +26,6 @@ interval_ms = {interval_ms}
 rows_per_s = {rows_per_s}
 """
 MARKET = ("user", "segment", "region", "device", "site", "topic", "position", "hour", "ad", "campaign", "format")
-NOW = 1_790_000_000.0
 
 
 @pytest.fixture
@@ -42,11 +39,6 @@ def spec(tmp_path):
         return path
 
     return write
-
-
-def market_lines(n, seed=1):
-    market = Market(seed=seed)
-    return market.lines(market.events(n, NOW + 0.01 * np.arange(n)))
 
 
 def memory_bytes(worker):
