@@ -301,6 +301,28 @@ def quantiles(spec: Path, sample: Path, events: int, write: bool) -> None:
 
 
 @main.command(**_examples(
+    "  ctr skew ads events.jsonl\n"
+    "  ctr skew ads events.jsonl --scorer http://127.0.0.1:8080\n"
+))  # fmt: skip
+@click.argument("model")
+@click.argument("sample", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@redis_option
+@isa_option
+@click.option("--scorer", metavar="URL", help="Server to ask; a scorer in this process where not given.")
+@click.option("--token", envvar="CTR_TOKEN", hidden=True)  # from the environment alone: a command line is seen by ps
+@click.option("--events", type=click.IntRange(min=1), default=10_000, show_default=True, help="Events to compare.")
+def skew(**options: Any) -> None:
+    """Compare training and serving of MODEL on the events of SAMPLE: the same keys, the same probabilities.
+
+    Its trainer must have stopped. Exit code 5 where they disagree.
+    """
+    from workers.skew import SkewSettings  # noqa: PLC0415  as above
+    from workers.skew import skew as run  # noqa: PLC0415  as above
+
+    sys.exit(run(SkewSettings(**options), click.echo))
+
+
+@main.command(**_examples(
     "  ctr simulate --events 100000 --out events.jsonl\n"
     "  ctr simulate --kafka 127.0.0.1:9092 --topic ads --rate 5000\n"
 ))  # fmt: skip

@@ -142,7 +142,7 @@ class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """n += g^2, w -= g / (c0 + c1 sqrt n): all of sgd, AdaGrad and FTRL-Proximal. See `ctr.kernels.step`."""
 
     type: Literal["sgd", "adagrad", "ftrl"] = "adagrad"
-    step: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.02
+    step: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.05
     """Step of the latent factors and of pair weights; FTRL's alpha."""
     linear_step: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.05
     """Step of the bias and the linear weights; FTRL's alpha for them."""
