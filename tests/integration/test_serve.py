@@ -199,13 +199,14 @@ def test_redis_hangs(breakable_redis, served):
     before, headers = served.predict(known)
     assert "x-ctr-stale" not in headers
     breakable_redis.pause()
-    slowest, until = 0.0, time.monotonic() + 3
+    took, until = [], time.monotonic() + 3
     while time.monotonic() < until:
         began = time.perf_counter()
         got, headers = served.predict([*known, {"user": f"new {time.time()}"}])
-        slowest = max(slowest, time.perf_counter() - began)
+        took.append(time.perf_counter() - began)
         np.testing.assert_array_equal(got[:-1], before)
-    assert slowest < 0.5  # 50 ms, and what a shared machine adds
+    # 50 ms, and what a shared machine adds; one that waited for Redis would take its time-out, 1 s, each of them
+    assert sorted(took)[-2] < 0.5
     assert headers["x-ctr-stale"] == "1"
     assert served.metric("ctr_store_up") == 0
     assert served.metric("ctr_score_unanswered_total") > 0

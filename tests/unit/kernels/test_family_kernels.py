@@ -24,6 +24,14 @@ OPTIMIZERS = {
 SHAPES = [("lr", 5, 4), ("fm", 7, 4), ("fm", 6, 7), ("fwfm", 7, 4), ("fwfm", 18, 8), ("ffm", 7, 4), ("ffm", 7, 8)]
 
 
+def crossed(shapes):
+    """Shapes by optimizers; each shape with two of them and each of them with a third of the shapes is in CI."""
+    return [
+        pytest.param(*shape, optimizer, marks=[] if (i + j) % 3 == 0 else [pytest.mark.slow])
+        for i, shape in enumerate(shapes) for j, optimizer in enumerate(OPTIMIZERS)
+    ]  # fmt: skip
+
+
 def make_spec(family, F, k, optimizer, **model):
     if family == "lr":
         model.pop("normalize", None)
@@ -58,8 +66,7 @@ def weights_of(model):
     return RowBlock(keys, model._table.pack(rows)).data[:, 4:].view("<f4").astype(float)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize(("family", "F", "k"), SHAPES)
+@pytest.mark.parametrize(("family", "F", "k", "optimizer"), crossed(SHAPES))
 def test_one_step_equals_that_of_plain_loops(family, F, k, optimizer):
     """From the same state: a move differs by twice rsqrt's error, a gradient by the rounding of its sums."""
     rng = np.random.default_rng(F * 100 + k)
@@ -87,8 +94,9 @@ def test_one_step_equals_that_of_plain_loops(family, F, k, optimizer):
         plain.load(RowBlock(keys, fast._table.pack(rows)))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize(("family", "F", "k"), [("lr", 5, 4), ("fm", 7, 4), ("fwfm", 7, 8), ("ffm", 7, 4)])
+@pytest.mark.parametrize(
+    ("family", "F", "k", "optimizer"), crossed([("lr", 5, 4), ("fm", 7, 4), ("fwfm", 7, 8), ("ffm", 7, 4)])
+)
 def test_many_steps_follow_plain_loops(family, F, k, optimizer):
     rng = np.random.default_rng(7)
     stream = events(rng, 600, F)

@@ -79,12 +79,14 @@ SHAPES = [(1, 4), (2, 1), (3, 3), (5, 2), (5, 5), (6, 8), (39, 4), (22, 8), (4, 
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize(("F", "k"), SHAPES)
 @settings(max_examples=8)
-@given(seed=st.integers(0, 2**32), normalize=st.booleans(), linear=st.booleans(), bias=st.booleans())
-def test_one_step_agrees_with_the_twin(F, k, dense, seed, normalize, linear, bias):
+@given(seed=st.integers(0, 2**32), normalize=st.booleans())
+def test_one_step_agrees_with_the_twin(F, k, dense, seed, normalize):
+    # each is a kernel of its own, compiled for seconds: by turns, so that all four of linear x bias come up
+    linear, bias = divmod((SHAPES.index((F, k)) + 2 * dense) % 4, 2)
     rng = np.random.default_rng(seed)
     step, n0 = np.float32(rng.choice([0.02, 0.3])), np.float32(rng.choice([0.1, 1.0]))
     spec = make_spec(
-        F, k, dense=dense, normalize=normalize, linear=linear, bias=bias, start=0.3, base_rate=0.2,
+        F, k, dense=dense, normalize=normalize, linear=bool(linear), bias=bool(bias), start=0.3, base_rate=0.2,
         optimizer=Optimizer(step=float(step), linear_step=0.05, n0=float(n0)),
     )  # fmt: skip
     model = Model(spec)
