@@ -1,16 +1,18 @@
 """Every metric, declared once: name, kind, unit and meaning. Values are read from their owner at scrape time.
 
 Nothing is incremented in a hot loop: a worker hands over a function that returns its present numbers, and a collector
-turns them into Prometheus families when somebody asks.
+turns them into Prometheus families when somebody asks. Times at which something happened are exported as such: an age
+would stand still with the process that tells it. `deploy/docs/metrics.md` is made of this file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
@@ -18,15 +20,61 @@ from prometheus_client.registry import Collector
 Value = float | Mapping[tuple[str, ...], float]
 """A number, or one for each combination of label values."""
 
+DURATIONS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+"""Upper bounds of a histogram's buckets."""
+
+MOST = {
+    "code": 16, "field": 64, "isa": 1, "model": 1, "partition": 256, "reason": 16, "result": 3, "role": 2, "route": 24,
+    "stage": 5, "version": 1, "why": 3,
+}  # fmt: skip
+"""Values that a label has at most, in one process; of ``model`` for each model that a scorer was started with. None of
+them grows with users, ads or features. What has more partitions tells of the rest together (`bounded`)."""
+
+_UNITS = ("seconds", "bytes", "ratio")
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A declaration. Counters are exposed with ``_total`` appended, as Prometheus wants it."""
+    """A declaration.
+
+    Attributes
+    ----------
+    name : str
+        Ends with the unit where it is seconds, bytes or a ratio.
+    kind : str
+        A counter is exposed with ``_total`` appended, as Prometheus wants it.
+    help : str
+    labels : tuple of str
+        Each of them in `MOST`.
+    unit : str
+        Where the name does not say it.
+    unused : str
+        Why no rule and no dashboard of ours looks at it; empty where one does.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
+    unit: str = ""
+    unused: str = ""
+
+    @property
+    def measured_in(self) -> str:
+        """Unit: that of the name, else what is counted."""
+        last = self.name.rpartition("_")[2]
+        return self.unit or (last if last in _UNITS else "count")
+
+    @property
+    def exposed(self) -> tuple[str, ...]:
+        """Names of its series in Prometheus."""
+        ends = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+        return tuple(self.name + end for end in ends[self.kind])
+
+    def most_series(self, models: int = 1) -> int:
+        """Series that one process exposes at most."""
+        each = len(DURATIONS_S) + 3 if self.kind == "histogram" else 1
+        return each * prod(models if label == "model" else MOST[label] for label in self.labels)
 
 
 TRAINER = (
@@ -43,6 +91,7 @@ TRAINER = (
     Metric("ctr_queue_bytes", "gauge", "Bytes of the messages read ahead."),
     Metric("ctr_commits", "counter", "Commits acknowledged by the store."),
     Metric("ctr_commit_retries", "counter", "Attempts to commit that had to be repeated."),
+    Metric("ctr_fenced", "counter", "Times this process lost the model to another writer: its cut was refused."),
     Metric("ctr_commit_rows", "counter", "Rows written to the store."),
     Metric("ctr_commit_gone", "counter", "Rows dropped from the store."),
     Metric("ctr_commit_last_seconds", "gauge", "Wall time of the last acknowledged commit, seconds since 1970."),
@@ -69,12 +118,15 @@ TRAINER = (
     Metric("ctr_role", "gauge", "1 for what this process is: writer, or standby of one.", ("role",)),
     Metric("ctr_build_info", "gauge", "1, with the program's version, its model and its kernels' instruction set.",
            ("version", "model", "isa")),
+    Metric("ctr_lease_held", "gauge", "1 while this process holds the model's lease, 0 while it does not."),
+    Metric("ctr_ready", "gauge", "1 while /readyz says 200, 0 while it does not."),
 )
 """What `ctr train` exposes."""
 
 SCORER = (
     Metric("ctr_score_requests", "counter", "HTTP requests answered.", ("route", "code")),
-    Metric("ctr_score_request_duration_seconds", "histogram", "From a request's head to its answer.", ("route",)),
+    Metric("ctr_score_request_duration_seconds", "histogram", "From a request's head to its answer.",
+           ("route", "code")),
     Metric("ctr_score_rows", "counter", "Rows scored.", ("model",)),
     Metric("ctr_score_unanswered", "counter", "Requests scored from what was held: no reply from the store in time.",
            ("model",)),
@@ -136,7 +188,23 @@ class SnapshotCollector(Collector):
 
 
 def registry(metrics: Sequence[Metric], read: Callable[[], Mapping[str, Value]]) -> CollectorRegistry:
-    """A registry with these metrics alone."""
+    """A registry with these metrics, and what the client tells of the process (memory, processor time, open files)."""
     made = CollectorRegistry()
     made.register(SnapshotCollector(metrics, read))
+    ProcessCollector(registry=made)
     return made
+
+
+def bounded(values: Mapping[str, float], label: str) -> dict[tuple[str, ...], float]:
+    """Values of a one-label metric, as many as `MOST` allows: where there are more, the last ones are ``others``.
+
+    Examples
+    --------
+    >>> len(bounded({f"ads:{n}": 1.0 for n in range(10_000)}, "partition"))
+    256
+    """
+    names, most = sorted(values), MOST[label]
+    if len(names) <= most:
+        return {(name,): float(values[name]) for name in names}
+    own, rest = names[: most - 1], names[most - 1 :]
+    return {**{(name,): float(values[name]) for name in own}, ("others",): float(sum(values[name] for name in rest))}

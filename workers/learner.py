@@ -111,7 +111,7 @@ class Learner:
         """Metrics of table and quality."""
         quality, rows = self._window.measure(), self.model.counts
         return {
-            "ctr_source_lag": {(name,): float(left) for name, left in self.standing.lag.items()},
+            "ctr_source_lag": metrics.bounded(self.standing.lag, "partition"),
             "ctr_event_watermark_seconds": self.event_s,
             "ctr_arrival_watermark_seconds": self.arrival_s,
             "ctr_table_rows": float(self.model.rows),

@@ -182,6 +182,7 @@ class Trainer:
             self._log.warning("server_went_back", error=str(error))
             self._recover()
             return
+        self._counts["fenced"] += 1
         self._is_ready = False
         if not self._stand_by_when_fenced:
             raise error
@@ -417,6 +418,9 @@ class Trainer:
         return {
             "ctr_build_info": {(ctr.__version__, self._spec.model_id, simd.ISA): 1.0},
             "ctr_role": {(role,): float(role == self._role) for role in ROLES},
+            "ctr_lease_held": float(self._heartbeat.held),
+            "ctr_ready": float(self.ready() is None),
+            "ctr_fenced": float(counts["fenced"]),
             "ctr_events": {(result,): float(counts[result]) for result in ("learned", "held_out", "refused")},
             "ctr_dead_letters": {(reason,): float(n) for reason, n in dict(self._dead_letters.counts).items()},
             "ctr_source_up": float(self._source_up),
