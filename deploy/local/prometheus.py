@@ -1,4 +1,4 @@
-"""Two addresses to scrape go in, a real Prometheus server comes out, with configuration and rules of every deployment."""
+"""Two addresses to scrape go in, a real Prometheus server comes out: configuration and rules of every deployment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Prometheus(Service):
         return f"http://{HOST}:{self.port}"
 
     def prepare(self) -> None:
-        """Write the shared configuration with this machine's addresses in the place of the host names, and the rules."""
+        """Write the shared configuration, this machine's addresses in the place of the host names, and the rules."""
         text = TEMPLATE.read_text()
         for name, address in self.targets.items():
             if name not in text:
