@@ -51,14 +51,14 @@ HEAD = """\
 # Metrics
 
 Made by `python -m deploy.docs.metrics` of `ctr/metrics.py`. *Looked at by*: the alert and recording rules of
-`deploy/prometheus`, and the dashboards of `deploy/grafana`. All are read when they are scraped; nothing is counted for it in
-the hot loops. A time in seconds since 1970 is a moment: `time() - it` is an age that goes on growing when the process that
-tells it hangs. `process_*` (memory, processor time, open files) are the Prometheus client's own.
+`deploy/prometheus`, and the dashboards of `deploy/grafana`. All are read when they are scraped; nothing is counted
+for it in the hot loops. A time in seconds since 1970 is a moment: `time() - it` is an age that goes on growing when
+the process that tells it hangs. `process_*` (memory, processor time, open files) are the Prometheus client's own.
 
-**Series.** No label grows with users, ads or features. Values that a label has at most, in one process: {labels}; of what has
-more partitions the last ones are told together, as `others`. `model` is one in a trainer, and as many in a scorer as it was
-started with. So a trainer exposes at most {trainer:,} series, a scorer of one model {scorer:,}, and {further:,} for each further
-one; what has not happened (a route, a code, a reason) has none.
+**Series.** No label grows with users, ads or features. Values that a label has at most, in one process: {labels}; of
+what has more partitions the last ones are told together, as `others`. `model` is one in a trainer, and as many in a
+scorer as it was started with. So a trainer exposes at most {trainer:,} series, a scorer of one model {scorer:,}, and
+{further:,} for each further one; what has not happened (a route, a code, a reason) has none.
 """
 
 
