@@ -24,9 +24,9 @@ DURATIONS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 """Upper bounds of a histogram's buckets."""
 
 MOST = {
-    "bin": 32, "check": 16, "code": 16, "decision": 2, "field": 64, "isa": 1, "model": 1, "partition": 256,
-    "reason": 16, "result": 3, "role": 2, "route": 24, "slice": 128, "stage": 5, "version": 1, "view": 2, "why": 3,
-    "window": 2,
+    "bin": 32, "check": 8, "code": 16, "decision": 2, "direction": 2, "field": 64, "isa": 1, "model": 1,
+    "partition": 256, "reason": 16, "result": 3, "role": 2, "route": 24, "slice": 69, "stage": 5, "version": 1,
+    "view": 2, "why": 3, "window": 2,
 }  # fmt: skip
 """Values that a label has at most, in one process; of ``model`` for each model that a scorer was started with. None of
 them grows with users, ads or features. What has more partitions tells of the rest together (`bounded`)."""
@@ -118,7 +118,8 @@ GUARD = (
     Metric("ctr_guard_value", "gauge", "What the guard last measured, by check.", ("check",), unit="of the check"),
     Metric("ctr_guard_limit", "gauge", "The value of a check beyond which a cut is held back.", ("check",),
            unit="of the check"),
-    Metric("ctr_drift_detections", "counter", "Times the mean logloss (squared error) was found to have changed."),
+    Metric("ctr_drift_detections", "counter", "Times the mean logloss (squared error) was found to have changed: up is "
+           "worse, down is better.", ("direction",)),
     Metric("ctr_drift_last_seconds", "gauge", "When that was last found, seconds since 1970; 0: never.",
            unused="that there was one is alerted by the counter; this is for the live page"),
     Metric("ctr_drift_window_events", "gauge", "Events over which the mean loss has not changed."),

@@ -13,8 +13,6 @@ from ctr.metrics import MOST, SCORER, TRAINER, Metric
 
 DEPLOY = Path(__file__).parents[1]
 WORKERS = {"`ctr train`": TRAINER, "`ctr serve`": SCORER}
-NAME = re.compile(r"(?<![\w:])(?:[a-z_]+:ctr_\w+:\w+|ctr_[a-z_]+|process_[a-z_]+|redis_[a-z_]+|up)(?![\w:])")
-"""Names of series in PromQL: recorded ones, ours, those of the process, of redis_exporter, and Prometheus' own."""
 
 
 def viewers() -> dict[str, str]:
@@ -22,12 +20,6 @@ def viewers() -> dict[str, str]:
     rules = [DEPLOY / "prometheus" / f"{name}.yml" for name in ("alerts", "recording")]
     pictures = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
     return {path.stem: path.read_text() for path in (*rules, *pictures)}
-
-
-def names_in(promql: str) -> set[str]:
-    """Series that a query, or a file of them, names; label names and values are none of them."""
-    bare = re.sub(r'\\?"[^"]*?\\?"', '""', promql)
-    return set(NAME.findall(re.sub(r"\b(by|on|ignoring|without|group_left|group_right)\s*\([^)]*\)", "", bare)))
 
 
 def seen_by(metric: Metric, texts: Mapping[str, str]) -> list[str]:

@@ -161,7 +161,7 @@ QUALITY = Dashboard(
         Panel("Log discarded, a day", "short",
               {"{{instance}}": f"increase(ctr_guard_discarded_offsets_total{{{_INSTANCE}}}[1d])"}, stat=True),
         Panel("Changes of the stream, a day", "short",
-              {"{{instance}}": f"increase(ctr_drift_detections_total{{{_INSTANCE}}}[1d])"}, stat=True),
+              {"loss {{direction}}": f"increase(ctr_drift_detections_total{{{_INSTANCE}}}[1d])"}, stat=True),
         Panel("Logloss", "short",
               {"{{view}} {{slice}}": "ctr_logloss{$by}", "{{view}} {{slice}} RMSE": "ctr_rmse{$by}"},
               "Trainer: each event predicted just before it is learned. Served: as answered."),
