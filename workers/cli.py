@@ -16,6 +16,8 @@ from ctr.errors import CtrError, SettingError
 from workers.lifecycle import exit_code
 
 _REDIS = "redis://127.0.0.1:6379/0"
+_WORKERS = {"train": "trainer", "serve": "scorer"}
+"""What logs and Prometheus call a command's process."""
 
 
 class _Group(click.Group):
@@ -23,7 +25,7 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except CtrError as error:
-            click.echo(f"ctr: {error}", err=True)
+            click.echo(log.redacted(f"ctr: {error}"), err=True)
             context.exit(exit_code(error))
 
 
@@ -82,7 +84,8 @@ isa_option = click.option(
     "--log-level", envvar="CTR_LOG_LEVEL", default="info", show_default=True,
     type=click.Choice(["debug", "info", "warning", "error"]), help="Least severe log line to write.",
 )  # fmt: skip
-def main(log_level: str) -> None:
+@click.pass_context
+def main(context: click.Context, log_level: str) -> None:
     r"""Online-learned click-through rates.
 
     \b
@@ -90,7 +93,8 @@ def main(log_level: str) -> None:
     5 model missing, mismatched or damaged, 6 fenced by another writer, 7 position lost in the log, 8 port in use,
     9 too many unreadable events, 130 ended at once by a second signal.
     """
-    log.configure(log_level)
+    command = context.invoked_subcommand or ""
+    log.configure(log_level, worker=_WORKERS.get(command, command), version=ctr.__version__)
 
 
 @main.command(**_examples(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable
 
 from ctr.errors import CtrError
@@ -28,9 +30,16 @@ class Heartbeat:
         self._lease, self._alive = lease, alive
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._held_at = -math.inf
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is ours, as far as we know: by the last answer, for as long as it lasts."""
+        return time.monotonic() - self._held_at < self._lease.ttl_s
 
     def start(self) -> None:
         """Begin; the lease has just been taken."""
+        self._held_at = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._stopping,), name="lease", daemon=True)
         self._thread.start()
@@ -40,7 +49,8 @@ class Heartbeat:
             if self._alive():
                 # the store is away, or another holds the lease: the next beat, and the next commit, tell
                 with contextlib.suppress(CtrError):
-                    self._lease.hold()
+                    asked = time.monotonic()
+                    self._held_at = asked if self._lease.hold() else -math.inf
 
     def look(self) -> bool:
         """Ask now whether the lease is ours; without another holder it becomes so.
@@ -62,3 +72,4 @@ class Heartbeat:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._held_at = -math.inf

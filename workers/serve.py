@@ -84,7 +84,7 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
         shutdown = Shutdown()
         shutdown.install()
     stopping = shutdown
-    logger = log.get(worker="serve", models=list(settings.models))
+    logger = log.get(worker="scorer", models=list(settings.models))
 
     def failed(error: CtrError, pause: float) -> None:
         logger.warning("waiting for the store", error=str(error), next_try_s=round(pause, 1))

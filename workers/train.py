@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ctr import metrics
+from ctr import log, metrics
 from ctr import spec as specification
 from ctr.errors import SettingError
 from ctr.events import open_reader
@@ -76,6 +76,7 @@ def train(settings: TrainSettings) -> ExitCode:
     shutdown.install()
     spec = specification.read(settings.spec)
     specification.require_learned(spec)
+    log.bind(model=spec.model_id)
     # the port first: it is what most often is wrong, and nothing else has been touched yet
     listening = open_socket(settings.listen) if settings.listen else None
     client = connect(settings.redis, timeout_s=settings.timeout_s)

@@ -58,8 +58,6 @@ _TURN_S = 0.1
 """A turn of the loop waits no longer than this for something to learn."""
 _BLOCKED_S = 0.02
 """Between two looks whether the store has caught up."""
-_SAY_S = 1.0
-"""Least time between two log lines about refused events."""
 
 
 def warm_up(spec: Spec) -> None:
@@ -124,7 +122,6 @@ class Trainer:
         self._learner: Learner | None = None
         self._committed: Mapping[str, int] = {}
         self._turned = time.monotonic()
-        self._unsaid, self._say_due = 0, 0.0
         self._is_ready = False
         self._store_up = self._source_up = True
         self._counts: Counter[str] = Counter()
@@ -182,6 +179,7 @@ class Trainer:
             self._log.warning("server_went_back", error=str(error))
             self._recover()
             return
+        self._counts["fenced"] += 1
         self._is_ready = False
         if not self._stand_by_when_fenced:
             raise error
@@ -300,23 +298,18 @@ class Trainer:
                 self._names.offer(chunk.messages)
             if refusals:
                 self._dead_letters.put(refusals, chunk.messages, partitions)
-                self._say_refused(refusals, partitions)
             held_out = int(np.count_nonzero(batch.weights == 0))
             self._counts.update(learned=len(batch) - held_out, held_out=held_out, refused=len(refusals))
+            if refusals:
+                self._say_refused(refusals[-1], partitions)
         learner.learn(chunk)
         self._clocks.busy_s["learn"] += time.perf_counter() - began
 
-    def _say_refused(self, refusals: Sequence[Refusal], partitions: Sequence[str]) -> None:
-        """One line a second at most, with an example: a topic of nothing but rubbish must not fill the disk."""
-        self._unsaid += len(refusals)
-        if time.monotonic() < self._say_due:
-            return
-        example = refusals[-1]
+    def _say_refused(self, example: Refusal, partitions: Sequence[str]) -> None:
         self._log.warning(
-            "refused", events=self._unsaid, reason=example.reason, path=example.path, message=example.message,
-            partition=partitions[example.partition], offset=example.offset,
+            "refused", reason=example.reason, path=example.path, message=example.message,
+            partition=partitions[example.partition], offset=example.offset, so_far=self._counts["refused"],
         )  # fmt: skip
-        self._unsaid, self._say_due = 0, time.monotonic() + _SAY_S
 
     # ---- publishing -------------------------------------------------------------------------------------------------
 
@@ -417,6 +410,9 @@ class Trainer:
         return {
             "ctr_build_info": {(ctr.__version__, self._spec.model_id, simd.ISA): 1.0},
             "ctr_role": {(role,): float(role == self._role) for role in ROLES},
+            "ctr_lease_held": float(self._heartbeat.held),
+            "ctr_ready": float(self.ready() is None),
+            "ctr_fenced": float(counts["fenced"]),
             "ctr_events": {(result,): float(counts[result]) for result in ("learned", "held_out", "refused")},
             "ctr_dead_letters": {(reason,): float(n) for reason, n in dict(self._dead_letters.counts).items()},
             "ctr_source_up": float(self._source_up),

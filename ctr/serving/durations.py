@@ -13,34 +13,31 @@ from itertools import accumulate
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from ctr.metrics import Metric
-
-BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
-"""Upper bounds, seconds."""
+from ctr.metrics import DURATIONS_S, Metric
 
 
 class Durations(Collector):
-    """A histogram by route.
+    """A histogram for each combination of label values.
 
     Parameters
     ----------
     metric : Metric
-        Its declaration; one label.
+        Its declaration.
     """
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
-        self._counts: dict[str, list[int]] = {}
-        self._sums: dict[str, float] = {}
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
 
-    def observe(self, route: str, seconds: float) -> None:
+    def observe(self, labels: tuple[str, ...], seconds: float) -> None:
         """Count a request; by one thread."""
-        counts = self._counts.get(route)
+        counts = self._counts.get(labels)
         if counts is None:
-            self._sums[route] = 0.0
-            counts = self._counts[route] = [0] * (len(BUCKETS) + 1)
-        counts[bisect_left(BUCKETS, seconds)] += 1
-        self._sums[route] += seconds
+            self._sums[labels] = 0.0
+            counts = self._counts[labels] = [0] * (len(DURATIONS_S) + 1)
+        counts[bisect_left(DURATIONS_S, seconds)] += 1
+        self._sums[labels] += seconds
 
     def describe(self) -> Iterable[HistogramMetricFamily]:
         """Its name, so that nobody else takes it."""
@@ -49,7 +46,7 @@ class Durations(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """The one family."""
         (family,) = self.describe()
-        for route, counts in list(self._counts.items()):
-            below = zip([*map(repr, BUCKETS), "+Inf"], map(float, accumulate(counts)), strict=True)
-            family.add_metric([route], list(below), self._sums[route])
+        for labels, counts in list(self._counts.items()):
+            below = zip([*map(repr, DURATIONS_S), "+Inf"], map(float, accumulate(counts)), strict=True)
+            family.add_metric(labels, list(below), self._sums[labels])
         yield family

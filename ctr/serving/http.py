@@ -220,8 +220,9 @@ class ScorerApp(OpsApp):
         return (*headers, _STALE) if held.is_stale(staleness_s, self.limits.stale_after_s) else headers
 
     def _count(self, route: str, status: int, seconds: float) -> None:
-        self._requests[route, str(status)] += 1
-        self._durations.observe(route, seconds)
+        labels = route, str(status)
+        self._requests[labels] += 1
+        self._durations.observe(labels, seconds)
 
     def _numbers(self) -> Mapping[str, Value]:
         """Everything but the histogram, read at scrape time."""

@@ -1,4 +1,4 @@
-"""Two addresses to scrape go in, a real Prometheus server comes out, with the configuration of every deployment."""
+"""Two addresses to scrape go in, a real Prometheus server comes out: configuration and rules of every deployment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from deploy.local.process import HOST, Service, ServiceError, ServiceMissingError, http_ok
 
 TEMPLATE = Path(__file__).parents[1] / "prometheus" / "prometheus.yml"
+RULES = ("recording.yml", "alerts.yml")
 
 
 class Prometheus(Service):
@@ -32,13 +33,15 @@ class Prometheus(Service):
         return f"http://{HOST}:{self.port}"
 
     def prepare(self) -> None:
-        """Write the shared configuration with this machine's addresses in the place of the host names."""
+        """Write the shared configuration, this machine's addresses in the place of the host names, and the rules."""
         text = TEMPLATE.read_text()
         for name, address in self.targets.items():
             if name not in text:
                 raise ServiceError(f"{TEMPLATE} has no target {name}")
             text = text.replace(name, address)
         self._config.write_text(text)
+        for name in RULES:
+            shutil.copyfile(TEMPLATE.with_name(name), self.directory / name)
 
     def command(self) -> list[str]:
         """Run prometheus in the foreground on loopback."""

@@ -202,7 +202,9 @@ class KafkaSource:
     def _skipped(self, index: int, error: CorruptBatchError) -> Messages:
         """Nothing but the refusal of a batch; reading goes on behind it."""
         self._positions[index] = error.next_offset
-        structlog.get_logger().error("corrupt_batch", error=_said(error))
+        structlog.get_logger().error(
+            "corrupt_batch", partition=self._name(self._tps[index]), offset=error.base_offset, error=_said(error)
+        )
         refusal = Refusal(index, error.base_offset, "corrupt", "$", _said(error), 0, 0)
         none = np.empty(0, np.int64)
         return Messages(b"", none, none, none.astype(np.int32), none, none.astype(np.float64), (refusal,))

@@ -1,0 +1,1 @@
+"""Dashboards of Grafana, and how it finds them."""
