@@ -16,6 +16,8 @@ from ctr.quality import Window
 from ctr.store import Cut, Resume, Watermarks
 from workers.pipeline import Chunk, Standing
 
+_ALL = ("trainer", "events", "all")
+
 
 class Learner:
     """What a take-over makes, and the next one throws away.
@@ -110,6 +112,15 @@ class Learner:
     def numbers(self) -> dict[str, metrics.Value]:
         """Metrics of table and quality."""
         quality, rows = self._window.measure(), self.model.counts
+        figures = {
+            "ctr_window_events": float(quality.events),
+            "ctr_logloss": quality.logloss,
+            "ctr_normalized_entropy_ratio": quality.normalized_entropy,
+            "ctr_auc_ratio": quality.auc,
+            "ctr_calibration_ratio": quality.calibration,
+            "ctr_base_rate_ratio": quality.base_rate,
+            "ctr_rmse": quality.rmse,
+        }
         return {
             "ctr_source_lag": {(name,): float(left) for name, left in self.standing.lag.items()},
             "ctr_event_watermark_seconds": self.event_s,
@@ -121,11 +132,5 @@ class Learner:
             "ctr_table_expired": float(rows.rows_expired),
             "ctr_table_refused": float(rows.rows_refused),
             "ctr_dirty_rows": float(self.model.dirty_rows),
-            "ctr_window_events": float(quality.events),
-            "ctr_logloss": quality.logloss,
-            "ctr_normalized_entropy_ratio": quality.normalized_entropy,
-            "ctr_auc_ratio": quality.auc,
-            "ctr_calibration_ratio": quality.calibration,
-            "ctr_base_rate_ratio": quality.base_rate,
-            "ctr_rmse": quality.rmse,
+            **{name: {_ALL: value} for name, value in figures.items()},
         }

@@ -88,7 +88,7 @@ class Truth(Tally):
 
 
 def scrape(worker: Worker) -> dict[str, float]:
-    """A worker's /metrics, label values summed; empty while it does not answer."""
+    """A worker's /metrics, label values summed, quality over the last events; empty while it does not answer."""
     try:
         with urllib.request.urlopen(f"{worker.address}/metrics", timeout=2) as reply:  # noqa: S310  loopback
             text = reply.read().decode()
@@ -97,6 +97,8 @@ def scrape(worker: Worker) -> dict[str, float]:
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
+            if sample.labels.get("window", "events") != "events" or sample.labels.get("slice", "all") != "all":
+                continue
             found[sample.name] = found.get(sample.name, 0.0) + sample.value
     return found
 
