@@ -43,8 +43,8 @@ QUALITY = (
            _WINDOW),
     Metric("ctr_rmse", "gauge", "Root of the mean squared error of predictions made before learning, over the window.",
            _WINDOW),
-    Metric("ctr_calibration_bin_prediction_ratio", "gauge", "Mean prediction of a bin of the window's events, by rising "
-           "prediction; bins of about equal weight.", ("view", "window", "bin")),
+    Metric("ctr_calibration_bin_prediction_ratio", "gauge", "Mean prediction of a bin of the window's events, by "
+           "rising prediction; bins of about equal weight.", ("view", "window", "bin")),
     Metric("ctr_calibration_bin_label_ratio", "gauge", "Share of positive labels in that bin.",
            ("view", "window", "bin")),
     Metric("ctr_calibration_bin_weight", "gauge", "Events in that bin, each counted with its weight.",
@@ -64,7 +64,8 @@ GUARD = (
     Metric("ctr_guard_armed", "gauge", "1 once so much was learned that quality can be judged."),
     Metric("ctr_guard_value", "gauge", "What the guard last measured, by check.", ("check",)),
     Metric("ctr_guard_limit", "gauge", "The value of a check beyond which a cut is held back.", ("check",)),
-    Metric("ctr_drift_detections", "counter", "Times the mean logloss (squared error) was found to have changed."),
+    Metric("ctr_drift_detections", "counter", "Times the mean logloss (squared error) was found to have changed: up is "
+           "worse, down is better.", ("direction",)),
     Metric("ctr_drift_last_seconds", "gauge", "When that was last found, seconds since 1970; 0: never."),
     Metric("ctr_drift_window_events", "gauge", "Events over which the mean loss has not changed."),
     Metric("ctr_drift_loss", "gauge", "Mean logloss (squared error) over those events."),
