@@ -21,10 +21,14 @@ from ctr.kernels.quality.sums import (
     EVENTS,
     LABELS,
     LOSS,
+    N_BINS,
     NEGATIVE,
+    P_NEGATIVE,
+    P_POSITIVE,
+    PER_UNIT,
     POSITIVE,
-    PREDICTED,
     PREDICTIONS,
+    SPAN,
     SQUARES,
     WEIGHT,
 )
@@ -32,6 +36,9 @@ from ctr.kernels.quality.sums import (
 GROUPS = 10
 """Bins of the calibration curve, of equal weight as far as the fine bins of the logit allow."""
 _NAN = float("nan")
+_MARGINS = np.arange(N_BINS + 1) / PER_UNIT - SPAN
+_WIDTHS = np.diff(1 / (1 + np.exp(-_MARGINS)))
+"""(N_BINS,) of the bins, as probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ def of_errors(sums: NDArray[np.float64]) -> Quality:
 
 
 def of_clicks(sums: NDArray[np.float64], bins: NDArray[np.float64]) -> Quality:
-    """Figures of the logistic loss from (N_SUMS,) sums and (N_BINS, 3) bins of `ctr.kernels.quality.sums`."""
+    """Figures of the logistic loss from (N_SUMS,) sums and (N_BINS, 4) bins of `ctr.kernels.quality.sums`."""
     weight, positives = float(sums[WEIGHT]), float(sums[LABELS])
     if weight == 0:
         return Quality()
@@ -105,10 +112,18 @@ def of_clicks(sums: NDArray[np.float64], bins: NDArray[np.float64]) -> Quality:
 
 
 def auc(bins: NDArray[np.float64]) -> float:
-    """Probability that a positive event lies in a higher bin than a negative one; half of it where in the same."""
+    """Probability that a positive event is predicted higher than a negative one.
+
+    Of two in different bins that is known. In one bin of width h it is taken to be 1/2 + (m1 - m0) / h, where m1 and m0
+    are the mean predictions of its positive and negative events: exact for predictions that lie evenly in the bin.
+    """
     negative, positive = bins[:, NEGATIVE], bins[:, POSITIVE]
-    below = np.cumsum(negative) - negative / 2
-    return float(positive @ below / (positive.sum() * negative.sum()))
+    below = np.cumsum(negative) - negative
+    both = (negative > 0) & (positive > 0)
+    apart = np.zeros(len(bins))
+    apart[both] = bins[both, P_POSITIVE] / positive[both] - bins[both, P_NEGATIVE] / negative[both]
+    within = 0.5 + np.clip(apart / _WIDTHS, -0.5, 0.5)
+    return float(positive @ (below + negative * within) / (positive.sum() * negative.sum()))
 
 
 def curve(bins: NDArray[np.float64]) -> tuple[tuple[float, float, float], ...]:
@@ -121,7 +136,8 @@ def curve(bins: NDArray[np.float64]) -> tuple[tuple[float, float, float], ...]:
     weight, bins = weight[held], bins[held]
     middle = (np.cumsum(weight) - weight / 2) / weight.sum()
     group = np.minimum((middle * GROUPS).astype(np.int64), GROUPS - 1)
-    parts = [np.bincount(group, column, GROUPS) for column in (weight, bins[:, PREDICTED], bins[:, POSITIVE])]
+    columns = weight, bins[:, P_NEGATIVE] + bins[:, P_POSITIVE], bins[:, POSITIVE]
+    parts = [np.bincount(group, column, GROUPS) for column in columns]
     return tuple(
         (float(part), float(p / part), float(y / part)) for part, p, y in zip(*parts, strict=True) if part > 0
     )

@@ -114,7 +114,7 @@ class Guard:
         rise, entropy, factor = self._found.tolist()
         before = self._told[kernel.BEFORE]
         found = [
-            ("finite", self._spoilt > 0, self._spoilt, f"{self._spoilt:,} of {len(rows):,} rows hold no finite numbers"),
+            ("finite", self._spoilt > 0, self._spoilt, f"{self._spoilt:,} of {len(rows):,} rows hold no finite number"),
             ("norm", norm > self._limit_of_norm, norm,
              f"a weight of {norm:g}, where {self._largest_norm:g} was the largest that was published"),
             ("entropy_rise", rise > limits.max_entropy_rise, rise,

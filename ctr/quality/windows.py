@@ -29,11 +29,11 @@ class _Ring:
 
     def __init__(self, slots: int, n_bins: int) -> None:
         self._sums = np.zeros((BLOCKS, slots, N_SUMS))
-        self._bins = np.zeros((BLOCKS, slots, n_bins, 3))
+        self._bins = np.zeros((BLOCKS, slots, n_bins, 4))
         self._open = 0
 
     def open_block(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(slots, N_SUMS) sums and (slots, N_BINS, 3) bins that are added to."""
+        """(slots, N_SUMS) sums and (slots, N_BINS, 4) bins that are added to."""
         return self._sums[self._open], self._bins[self._open]
 
     def advance(self) -> None:
