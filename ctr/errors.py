@@ -93,6 +93,10 @@ class TooManyRefusedError(CtrError):
     """So many events cannot be read that the source, or the specification, must be the wrong one."""
 
 
+class GuardRefusedError(CtrError):
+    """What was learned from files that end may not be published; nothing was written."""
+
+
 class PortInUseError(CtrError):
     """The address to listen on is taken."""
 

@@ -91,7 +91,7 @@ def main(context: click.Context, log_level: str) -> None:
     \b
     Exit codes: 0 done, 1 crashed, 2 wrong usage, 3 wrong setting or specification, 4 Redis or Kafka unavailable,
     5 model missing, mismatched or damaged, 6 fenced by another writer, 7 position lost in the log, 8 port in use,
-    9 too many unreadable events, 130 ended at once by a second signal.
+    9 too many unreadable events, 10 held back by the guard, 130 ended at once by a second signal.
     """
     command = context.invoked_subcommand or ""
     log.configure(log_level, worker=_WORKERS.get(command, command), version=ctr.__version__)
@@ -438,6 +438,32 @@ def rollback(model: str, url: str, **options: Any) -> None:
     from workers import restore as worker  # noqa: PLC0415  as above
 
     sys.exit(worker.rollback(worker.RestoreSettings(url=url, model=model, **options), click.echo))
+
+
+@main.command(**_examples(
+    "  ctr guard ads\n"
+    "  ctr guard ads resume\n"
+    "  ctr guard ads discard --to clicks:0=812345\n"
+))  # fmt: skip
+@click.argument("model")
+@click.argument("action", type=click.Choice(["show", "resume", "discard"]), default="show")
+@redis_option
+@click.option("--to", multiple=True, metavar="PARTITION=OFFSET", help="discard: go on from here instead of behind the "
+              "last event that was learned; may be given several times.")  # fmt: skip
+@_json_option
+def guard(model: str, action: str, redis: str, to: tuple[str, ...], as_json: bool) -> None:
+    """Look at what keeps a cut of MODEL from being published; answer where one is held back.
+
+    resume: publish it, and judge later ones by what comes now. discard: forget it and leave its events out for good;
+    `show` keeps which they were.
+    """
+    from workers import guard as worker  # noqa: PLC0415  as above
+
+    if to and action != "discard":
+        raise click.UsageError("--to is for discard")
+    if action == "show":
+        sys.exit(worker.show(redis, model, click.echo, as_json=as_json))
+    sys.exit(worker.decide(redis, model, action, click.echo, to=to))
 
 
 @main.command(**_examples("  ctr live ads@2\n"))

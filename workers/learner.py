@@ -12,11 +12,10 @@ from ctr.events import Batch
 from ctr.events.hashing import partition_salts
 from ctr.model import Model
 from ctr.model.replay import Replay
-from ctr.quality import Window
+from ctr.quality import Progressive
 from ctr.store import Cut, Resume, Watermarks
 from workers.pipeline import Chunk, Standing
 
-_ALL = ("trainer", "events", "all")
 
 
 class Learner:
@@ -30,12 +29,13 @@ class Learner:
         Where the store stands.
     standing : Standing
         Where the source stands, opened there.
-    window : Window
-        Quality, which outlives a take-over.
+    quality : Progressive
+        Outlives a take-over.
     """
 
-    def __init__(self, model: Model, start: Resume, standing: Standing, window: Window) -> None:
-        self.model, self.standing, self._window = model, standing, window
+    def __init__(self, model: Model, start: Resume, standing: Standing, quality: Progressive) -> None:
+        self.model, self.standing, self._quality = model, standing, quality
+        self._log = log.get(worker="trainer", model=model.spec.model_id)
         self._stored = start.stored
         self._replay = None if start.level else Replay(model, start.stored)
         self._salts = partition_salts(())
@@ -60,8 +60,8 @@ class Learner:
             self._salts = partition_salts(standing.partitions)
         if chunk.batch is not None:
             p = self._predicted(chunk.batch, standing.partitions)
-            judged = np.isfinite(p)
-            self._window.add(p[judged], chunk.batch.labels[judged])
+            if self._quality.add(chunk.batch, p):
+                self._log.warning("drift", loss=self._quality.drift.mean, events=self._quality.drift.window_events)
             if len(chunk.batch):
                 self.event_s = max(self.event_s, float(np.max(chunk.batch.times_s)))
         self.standing = standing
@@ -72,7 +72,7 @@ class Learner:
             self._known.add(name)
         if self._replay is not None and self._replay.over(standing.positions):
             self._replay = None
-            log.get(worker="trainer", model=self.model.spec.model_id).info("shards_level")
+            self._log.info("shards_level")
 
     def _predicted(self, batch: Batch, partitions: Sequence[str]) -> NDArray[np.float32]:
         """Predictions from before each event; NaN where they say nothing about quality."""
@@ -111,16 +111,7 @@ class Learner:
 
     def numbers(self) -> dict[str, metrics.Value]:
         """Metrics of table and quality."""
-        quality, rows = self._window.measure(), self.model.counts
-        figures = {
-            "ctr_window_events": float(quality.events),
-            "ctr_logloss": quality.logloss,
-            "ctr_normalized_entropy_ratio": quality.normalized_entropy,
-            "ctr_auc_ratio": quality.auc,
-            "ctr_calibration_ratio": quality.calibration,
-            "ctr_base_rate_ratio": quality.base_rate,
-            "ctr_rmse": quality.rmse,
-        }
+        rows = self.model.counts
         return {
             "ctr_source_lag": metrics.bounded(self.standing.lag, "partition"),
             "ctr_event_watermark_seconds": self.event_s,
@@ -132,5 +123,5 @@ class Learner:
             "ctr_table_expired": float(rows.rows_expired),
             "ctr_table_refused": float(rows.rows_refused),
             "ctr_dirty_rows": float(self.model.dirty_rows),
-            **{name: {_ALL: value} for name, value in figures.items()},
+            **self._quality.numbers(),
         }

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from ctr.errors import (
     CtrError,
     FencedError,
+    GuardRefusedError,
     ModelMismatchError,
     ModelMissingError,
     PortInUseError,
@@ -43,6 +44,7 @@ class ExitCode(enum.IntEnum):
     POSITION = 7
     PORT = 8
     REFUSED = 9
+    GUARD = 10
     KILLED = 130
 
 
@@ -58,6 +60,7 @@ _CODES: tuple[tuple[type[CtrError], ExitCode], ...] = (
     (PositionLostError, ExitCode.POSITION),
     (PortInUseError, ExitCode.PORT),
     (TooManyRefusedError, ExitCode.REFUSED),
+    (GuardRefusedError, ExitCode.GUARD),
 )
 
 

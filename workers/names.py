@@ -6,17 +6,18 @@ written, and all of it is counted. A feature that is seen often is named soon.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from ctr.errors import CtrError, EventError
-from ctr.events import named_features
+from ctr.events import Batch, named_features
 from ctr.events.envelope import Envelope, Record, label_range
 from ctr.events.messages import Messages
+from ctr.quality.slices import Slices
 from ctr.spec import Spec
 
 EVENTS = 100
@@ -24,6 +25,52 @@ EVENTS = 100
 _EVERY_S = 1.0
 _REMEMBERED = 1 << 17
 """Names that were written lately and need not be written again."""
+
+
+class Namer:
+    """Names the features of a message.
+
+    Parameters
+    ----------
+    spec : Spec
+    parse : (line: bytes) -> Record
+        Of the reader of this specification's events.
+    """
+
+    def __init__(self, spec: Spec, parse: Callable[[bytes], Record]) -> None:
+        self._spec, self._parse, self._envelope = spec, parse, Envelope(spec.event, label_range(spec))
+
+    def __call__(self, message: bytes, arrival_s: float) -> dict[int, str]:
+        """Feature key -> name, of all its lines; a line that cannot be read is among the dead letters."""
+        names: dict[int, str] = {}
+        for line in message.splitlines():
+            with contextlib.suppress(EventError):
+                record = self._parse(line)
+                names.update(named_features(self._spec, record, self._envelope.read(record, arrival_s)[2]))
+        return names
+
+
+class SliceNamer:
+    """Gives the slices of quality their names, once each, out of the first message that holds their value.
+
+    Parameters
+    ----------
+    spec, parse
+        As of `Namer`.
+    slices : Slices
+    """
+
+    def __init__(self, spec: Spec, parse: Callable[[bytes], Record], slices: Slices) -> None:
+        self._names_in, self._slices = Namer(spec, parse), slices
+
+    def __call__(self, batch: Batch, messages: Messages) -> None:
+        """Name what can be named by these events and their messages."""
+        for event in self._slices.unnamed_in(batch):
+            of_event = (messages.offsets == batch.offsets[event]) & (messages.partitions == batch.partitions[event])
+            for at in np.flatnonzero(of_event)[:1].tolist():
+                begin, end = int(messages.begin[at]), int(messages.end[at])
+                message, arrival_s = bytes(messages.data[begin:end]), float(messages.arrivals_s[at])
+                self._slices.name(self._names_in(message, arrival_s))
 
 
 class NameTaker:
@@ -43,8 +90,7 @@ class NameTaker:
     def __init__(
         self, spec: Spec, parse: Callable[[bytes], Record], share: float, write: Callable[[Mapping[int, str]], int]
     ) -> None:
-        self._spec, self._parse, self._share, self._write = spec, parse, share, write
-        self._envelope = Envelope(spec.event, label_range(spec))
+        self._names_in, self._share, self._write = Namer(spec, parse), share, write
         self._chance = np.random.default_rng()  # nothing that is learned depends on it
         self._lock = threading.Lock()
         self._waiting: list[tuple[bytes, float]] = []
@@ -84,8 +130,7 @@ class NameTaker:
             events, self._waiting = self._waiting, []
         names: dict[int, str] = {}
         for message, arrival_s in events:
-            for line in message.splitlines():
-                names.update(self._named(line, arrival_s))
+            names.update(self._names_in(message, arrival_s))
         new = {key: name for key, name in names.items() if key not in self._written}
         if not new:
             return
@@ -99,9 +144,3 @@ class NameTaker:
             self._written.clear()  # they are written again, should they have been evicted meanwhile
         self._written.update(new)
 
-    def _named(self, line: bytes, arrival_s: float) -> Any:
-        try:
-            record = self._parse(line)
-            return named_features(self._spec, record, self._envelope.read(record, arrival_s)[2])
-        except EventError:
-            return ()  # it is among the dead letters

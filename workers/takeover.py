@@ -7,12 +7,12 @@ then the only good copy: so a learner is not given up before the source is open 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from ctr.errors import PositionLostError, ShardLostError
 from ctr.model import Model
-from ctr.quality import Window
+from ctr.quality import Progressive
 from ctr.spec import Spec
 from ctr.store import ModelWriter, Resume, resume
 from workers.follower import Follower
@@ -39,7 +39,7 @@ class TakeOver:
     source : Source
         Nobody else reads it meanwhile.
     writer : ModelWriter
-    window : Window
+    quality : Progressive
         For the learner.
     patiently : Patiently
     turned : callable
@@ -48,13 +48,15 @@ class TakeOver:
     """
 
     def __init__(
-        self, spec: Spec, source: Source, writer: ModelWriter, window: Window, patiently: Patiently,
+        self, spec: Spec, source: Source, writer: ModelWriter, quality: Progressive, patiently: Patiently,
         turned: Callable[[], None], logger: Any,
     ) -> None:  # fmt: skip
-        self._spec, self._source, self._writer, self._window = spec, source, writer, window
+        self._spec, self._source, self._writer, self._quality = spec, source, writer, quality
         self._patiently, self._turned, self._log = patiently, turned, logger
 
-    def run(self, *, warm: Follower | None, memory: Learner | None) -> Learner:
+    def run(
+        self, *, warm: Follower | None, memory: Learner | None, skip_to: Mapping[str, int] | None = None
+    ) -> Learner:
         """Become the writer.
 
         Parameters
@@ -63,6 +65,8 @@ class TakeOver:
             Has the rows already.
         memory : Learner, optional
             What this process had learned as the writer; writes the store anew if there is no other way.
+        skip_to : mapping of str to int, optional
+            Positions before which the log is left out, where the store is behind them.
 
         Raises
         ------
@@ -70,20 +74,21 @@ class TakeOver:
             Without `memory`: store and log do not have all events between them.
         """
         try:
-            return self._from_store(warm)
+            return self._from_store(warm, skip_to or {})
         except (ShardLostError, PositionLostError) as error:
             if memory is None:
                 raise
             self._log.error("store_lost", error=str(error), next="it is written anew from memory")
             return self._from_memory(memory)
 
-    def _from_store(self, warm: Follower | None) -> Learner:
+    def _from_store(self, warm: Follower | None, skip_to: Mapping[str, int]) -> Learner:
         """In this order: a trainer that cannot run harms none that does, and a good table is not given up."""
         offsets = resume(self._patiently(self._writer.look)).offsets
         self._patiently(lambda: self._source.open(offsets))
         start = resume(self._patiently(self._writer.take_over))
-        if start.offsets != offsets:
-            self._patiently(lambda: self._source.open(start.offsets))
+        ahead = {name: max(at, skip_to.get(name, 0)) for name, at in start.offsets.items()}
+        if ahead != offsets:
+            self._patiently(lambda: self._source.open(ahead))
         model = None if warm is None else self._patiently(lambda: warm.hand_over(self._writer.versions))
         return self._learner(model or self._loaded(), start, warm=model is not None)
 
@@ -104,7 +109,7 @@ class TakeOver:
             "recovered", versions=sorted({str(version) for version in self._writer.versions}), rows=model.rows,
             partitions=len(standing.partitions), shards_level=start.level, warm=warm, isa=model.kernel_path,
         )  # fmt: skip
-        return Learner(model, start, standing, self._window)
+        return Learner(model, start, standing, self._quality)
 
     def _from_memory(self, memory: Learner) -> Learner:
         """Nothing is lost: rows in memory are ahead of all that was ever stored, and reading goes on behind them."""

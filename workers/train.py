@@ -14,7 +14,7 @@ from ctr.events import open_reader
 from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
 from ctr.spec import Spec
-from ctr.store import Client, Lease, ModelWriter, connect, names, open_model
+from ctr.store import Client, GuardRecord, Lease, ModelWriter, connect, names, open_model
 from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters, RefusalLimit
 from workers.follower import Follower
 from workers.lifecycle import ExitCode, Shutdown
@@ -85,11 +85,13 @@ def train(settings: TrainSettings) -> ExitCode:
     writer = ModelWriter(client, stored)
     threads = default_scan_threads() if settings.scan_threads is None else settings.scan_threads
     lease = Lease(client, spec.model_id, ttl_s=settings.lease_s)
+    record = GuardRecord(client, spec.model_id, lease.token)
     trainer = Trainer(
         spec, source, writer, lease, lambda: Follower(client, stored, spec), dead_letters, shutdown,
         limit=RefusalLimit(settings.refused_run, settings.refused_share), outage_limit_s=settings.outage_limit_s,
         window=settings.window, scan_threads=threads, names=_name_taker(settings, spec, client),
-        stand_by_when_fenced=settings.when_fenced == "stand-by",
+        stand_by_when_fenced=settings.when_fenced == "stand-by", record=record,
+        end_when_refused=settings.path is not None and not settings.follow,
     )  # fmt: skip
     snapshots = _snapshots(settings, spec, lambda: trainer.role == "writer" and trainer.ready() is None)
     server = None
@@ -107,6 +109,7 @@ def train(settings: TrainSettings) -> ExitCode:
             source.close()
         trainer.release()
         lease.close()
+        record.close()
         dead_letters.close()
         writer.close()
         if snapshots is not None:

@@ -17,21 +17,29 @@ import numpy as np
 
 import ctr
 from ctr import log, metrics
-from ctr.errors import CtrError, FencedError, ServerWentBackError, ShardLostError, SourceUnavailableError
+from ctr.errors import (
+    CtrError,
+    FencedError,
+    GuardRefusedError,
+    ServerWentBackError,
+    ShardLostError,
+    SourceUnavailableError,
+)
 from ctr.events import encode_rows, open_reader
 from ctr.events.messages import Refusal
 from ctr.kernels import simd
 from ctr.model import Model
-from ctr.quality import Window
+from ctr.quality import Progressive
 from ctr.spec import Spec
-from ctr.store import Cut, Lease, ModelWriter
+from ctr.store import Cut, GuardRecord, Lease, ModelWriter
 from workers.committer import Committer, Pace
 from workers.dead_letters import DeadLetters, RefusalLimit
 from workers.follower import Follower
+from workers.guard import Gate
 from workers.heartbeat import Heartbeat
 from workers.learner import Learner
 from workers.lifecycle import Deadline, Shutdown, retry
-from workers.names import NameTaker
+from workers.names import NameTaker, SliceNamer
 from workers.pipeline import Chunk, Clocks, Pipeline
 from workers.progress import Progress
 from workers.sources import Source
@@ -91,12 +99,17 @@ class Trainer:
         Stand by when another writer has taken the model over, instead of ending.
     names : NameTaker, optional
         Offered every message that is learned.
+    record : GuardRecord
+        Where the guard says why it holds a cut back, and is told what to do.
+    end_when_refused : bool
+        End when the guard holds a cut back, instead of waiting for an operator: where the source ends by itself.
     """
 
     def __init__(
         self, spec: Spec, source: Source, writer: ModelWriter, lease: Lease, open_follower: Callable[[], Follower],
         dead_letters: DeadLetters, shutdown: Shutdown, *, limit: RefusalLimit, outage_limit_s: float, window: int,
-        scan_threads: int, stand_by_when_fenced: bool = False, names: NameTaker | None = None,
+        scan_threads: int, record: GuardRecord, stand_by_when_fenced: bool = False, names: NameTaker | None = None,
+        end_when_refused: bool = False,
     ) -> None:  # fmt: skip
         self._spec, self._source = spec, source
         self._dead_letters, self._shutdown = dead_letters, shutdown
@@ -109,9 +122,11 @@ class Trainer:
         self._source_is_ours = True
         self._lease, self._heartbeat = lease, Heartbeat(lease, lambda: self._idle_s < _HUNG_S)
         self._standby = Standby(lease, open_follower, shutdown, self._turn_over, self._log)
-        self._window = Window(window, spec.model.loss)
+        self._quality = Progressive(spec, window)
+        self._gate, self._end_when_refused = Gate(self._quality.guard, record, self._log), end_when_refused
+        self._name_slices = SliceNamer(spec, self._reader.parse, self._quality.windows.slices)
         self._take_over = TakeOver(
-            spec, source, writer, self._window, self._patiently, self._turn_over, self._log
+            spec, source, writer, self._quality, self._patiently, self._turn_over, self._log
         )  # fmt: skip
         self._committer = Committer(writer, self._send)
         interval_s = spec.commit.interval_ms / 1000
@@ -186,16 +201,19 @@ class Trainer:
         self._log.warning("fenced", error=str(error), next="this trainer stands by")
         self._role, self._learner = "standby", None
 
-    def _recover(self, *, warm: Follower | None = None) -> None:
+    def _recover(self, *, warm: Follower | None = None, skip_to: Mapping[str, int] | None = None) -> None:
         """Become the writer, and again, should the store go back while we do.
 
-        What was learned and is not in the store is learned again: the log still has it.
+        What was learned and is not in the store is learned again: the log still has it. With `skip_to` what lies before
+        these positions is forgotten and left out.
         """
         self._is_ready = False
         self._end_pipeline()
         while True:
             try:
-                self._learner = self._take_over.run(warm=warm, memory=self._learner)
+                self._patiently(self._gate.begin)
+                memory = self._learner if skip_to is None else None
+                self._learner = self._take_over.run(warm=warm, memory=memory, skip_to=skip_to)
                 self._role, self._committed = "writer", {}
                 self._cut(self._learner)
                 while self._committer.busy:
@@ -230,7 +248,7 @@ class Trainer:
         source_is_ours = self.stop_reading()
         try:
             self._acknowledge(self._committer.wait(deadline.remaining))
-            if self._learner is not None:
+            if self._learner is not None and not self._gate.refusing:
                 self._cut(self._learner, deadline)
             self._acknowledge(self._committer.wait(deadline.remaining))
         except ServerWentBackError as error:
@@ -241,6 +259,8 @@ class Trainer:
                 self._source.committed(self._committed)
             if self._names is not None:  # the store answers
                 self._names.stop()
+        if self._gate.refusing and self._end_when_refused:
+            raise self._refused()
 
     def release(self) -> None:
         """Let another have the lease, if it is ours and the store answers; else it is over by itself."""
@@ -262,6 +282,9 @@ class Trainer:
             self._log.warning("server_went_back", error=str(error))
             self._recover()
             return
+        if self._gate.refusing:
+            self._await_decision()
+            return
         moved = learner.model.dirty_rows > 0 or learner.positions != self._committed
         beats = moved or self._pace.since_s(now) >= _HEARTBEAT_S
         if beats and not self._committer.busy and self._pace.is_due(now, learner.model.dirty_rows):
@@ -277,6 +300,28 @@ class Trainer:
         chunk = self._pipeline.take(min(_TURN_S, max(0.001, until_cut_s)))
         if chunk is not None:
             self._learn(learner, chunk)
+
+    def _await_decision(self) -> None:
+        """A cut is held back: nothing is learned, so that reading stops too, until an operator says what to do."""
+        if self._end_when_refused:
+            raise self._refused()
+        began = time.monotonic()
+        decision = self._patiently(self._gate.decision)
+        if decision is None:
+            self._shutdown.wait(_TURN_S)
+        elif not self._patiently(self._heartbeat.look):
+            raise FencedError("another trainer holds the lease: the decision about a cut is not ours to act on")
+        elif decision.what == "discard":
+            self._recover(skip_to=self._patiently(lambda: self._gate.discard(decision, self._committed)))
+        else:
+            self._publish(self._patiently(self._gate.resume))
+        self._clocks.waited_s["learn", "blocked"] += time.monotonic() - began
+
+    def _refused(self) -> GuardRefusedError:
+        return GuardRefusedError(
+            "the guard holds back what was learned last, and nothing of it was written: the log line cut_refused says "
+            "why; mend the events, or set guard.enabled = false"
+        )
 
     def _turn_over(self) -> None:
         self._turned = time.monotonic()
@@ -303,6 +348,8 @@ class Trainer:
             if refusals:
                 self._say_refused(refusals[-1], partitions)
         learner.learn(chunk)
+        if self._quality.windows.slices.unnamed and chunk.messages is not None and batch is not None:
+            self._name_slices(batch, chunk.messages)
         self._clocks.busy_s["learn"] += time.perf_counter() - began
 
     def _say_refused(self, example: Refusal, partitions: Sequence[str]) -> None:
@@ -314,14 +361,19 @@ class Trainer:
     # ---- publishing -------------------------------------------------------------------------------------------------
 
     def _cut(self, learner: Learner, deadline: Deadline | None = None) -> None:
-        """Freeze what was learned and begin to publish it.
+        """Freeze what was learned and begin to publish it, unless the guard speaks against it.
 
         Dead letters first: an event must never be counted as done and be nowhere.
         """
         self._patiently(self._dead_letters.flush, deadline)
         began = time.perf_counter()
         cut = learner.cut()
+        passes = self._gate.passes(cut)
         self._clocks.busy_s["pack"] += time.perf_counter() - began
+        if passes:
+            self._publish(cut)
+
+    def _publish(self, cut: Cut) -> None:
         self._pace.made(time.monotonic())
         self._committer.send(cut)
 
@@ -334,6 +386,7 @@ class Trainer:
             self._pipeline.committed(cut.offsets)
         self._last_commit_s = time.time()
         self._counts.update(commits=1, commit_rows=len(cut.rows), commit_gone=len(cut.gone))
+        self._gate.remember()
 
     def _send(self, action: Callable[[], None]) -> None:
         """Commit through outages; called by the committer's thread."""
@@ -385,11 +438,13 @@ class Trainer:
             return "stopping"
         if not (self._is_ready or self._standby.warm):
             return "loading"
+        if self._gate.refusing:
+            return f"the guard holds a cut back and nothing is learned: ctr guard {self._spec.model_id}"
         return None if self._store_up else "the store does not answer"
 
     def summary(self) -> dict[str, Any]:
         """Where we stand, for progress and logs."""
-        quality, learner = self._window.measure(), self._learner
+        quality, learner = self._quality.windows.measure(), self._learner
         figures = {"logloss": quality.logloss, "normalized_entropy": quality.normalized_entropy, "auc": quality.auc}
         if self._spec.model.loss == "squared":
             figures = {"rmse": quality.rmse, "mean_label": quality.base_rate}
@@ -429,5 +484,6 @@ class Trainer:
             "ctr_commit_under_way_seconds": self._committer.under_way_s,
             "ctr_store_up": float(self._store_up),
             "ctr_names": {(result,): float(n) for result, n in ({} if names is None else dict(names.counts)).items()},
+            **self._gate.numbers(),
             **({} if learner is None else learner.numbers()),
         }

@@ -1,5 +1,8 @@
-"""How good the predictions are, measured on events before they are learned."""
+"""How good the predictions are, measured on events before they are learned, and whether they may be published."""
 
-from ctr.quality.progressive import Quality, Window
+from ctr.quality.figures import Quality
+from ctr.quality.guard import Finding, Guard
+from ctr.quality.progressive import Progressive, quality_numbers
+from ctr.quality.windows import WINDOWS, Windows
 
-__all__ = ["Quality", "Window"]
+__all__ = ["WINDOWS", "Finding", "Guard", "Progressive", "Quality", "Windows", "quality_numbers"]

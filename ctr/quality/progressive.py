@@ -1,102 +1,77 @@
-"""Progressive (prequential) validation: predictions made before learning, and their labels, over a window of events.
-
-Clicks are judged by what judges probabilities, labels of squared loss by their error alone.
-
-Logloss: Bickel (2010), proper scoring. Normalised entropy: He et al., Practical Lessons from Predicting Clicks on Ads
-at Facebook (2014), section 3. AUC: the Mann-Whitney statistic, ties counted half.
-"""
+"""Predictions made before learning go in, and their labels: figures, drift and the guard's judgement come out."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-_FLOOR = 1e-15
-"""Probabilities are kept this far from 0 and 1 in logarithms."""
+from ctr import metrics
+from ctr.events.batch import Batch
+from ctr.quality.drift import Drift
+from ctr.quality.figures import Quality
+from ctr.quality.guard import Guard
+from ctr.quality.windows import WINDOWS, Windows
+from ctr.spec import Spec
+
+_FIGURES = {
+    "ctr_logloss": "logloss", "ctr_normalized_entropy_ratio": "normalized_entropy", "ctr_auc_ratio": "auc",
+    "ctr_calibration_ratio": "calibration", "ctr_calibration_error_ratio": "calibration_error",
+    "ctr_base_rate_ratio": "base_rate", "ctr_rmse": "rmse", "ctr_window_events": "events",
+}  # fmt: skip
+_CURVE = ("ctr_calibration_bin_weight", "ctr_calibration_bin_prediction_ratio", "ctr_calibration_bin_label_ratio")
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """Figures of one window; NaN where they are not defined (no events, one class alone, labels that are no clicks).
+class Progressive:
+    """All that is known of a stream's quality, from one look at each event.
 
-    Attributes
+    Parameters
     ----------
+    spec : Spec
     events : int
-    base_rate : float
-        Share of positive labels; their mean where they are no clicks.
-    logloss : float
-        Mean of -y ln p - (1 - y) ln(1 - p), nats.
-    normalized_entropy : float
-        `logloss` over the entropy of `base_rate`.
-    auc : float
-    calibration : float
-        Sum of predictions over sum of labels.
-    rmse : float
-        Root of the mean squared error, of probabilities as of other predictions.
+        Length of the window of events.
     """
 
-    events: int
-    base_rate: float
-    logloss: float
-    normalized_entropy: float
-    auc: float
-    calibration: float
-    rmse: float
+    def __init__(self, spec: Spec, events: int = 100_000) -> None:
+        self.windows = Windows(spec, events)
+        self.drift = Drift()
+        self.guard = Guard(spec)
+
+    def add(self, batch: Batch, p: NDArray[np.float32]) -> bool:
+        """Count events (n,) with their predictions, NaN to leave one out; whether the mean loss has changed."""
+        losses = self.windows.add(batch, p)
+        self.guard.observe(p, batch.labels, batch.weights, losses)
+        return self.drift.add(losses)
+
+    def numbers(self) -> dict[str, metrics.Value]:
+        """Metrics of quality, drift and guard."""
+        guard, drift = self.guard.figures(), self.drift
+        return {
+            **quality_numbers(self.windows, "trainer"),
+            "ctr_drift_detections": {(way,): float(n) for way, n in drift.detections.items()},
+            "ctr_drift_last_seconds": drift.last_s,
+            "ctr_drift_window_events": float(drift.window_events),
+            "ctr_drift_loss": drift.mean,
+            "ctr_guard_armed": float(self.guard.armed),
+            **{f"ctr_guard_{what}": {(check,): x for check, x in by.items()} for what, by in guard.items()},
+        }
 
 
-def measure(p: NDArray[np.float32], y: NDArray[np.float32]) -> Quality:
-    """Figures of predictions `p` (n,) and labels `y` (n,) of 0 and 1."""
-    n = len(p)
-    if n == 0:
-        return Quality(0, *(float("nan"),) * 6)
-    q, z = np.clip(p.astype(np.float64), _FLOOR, 1 - _FLOOR), y.astype(np.float64)
-    positives, rmse = z.sum(), _rmse(p, y)
-    rate = positives / n
-    logloss = float(-(z * np.log(q) + (1 - z) * np.log1p(-q)).mean())
-    if positives in (0, n):
-        calibration = float(q.sum() / positives) if positives else float("inf")
-        return Quality(n, float(rate), logloss, float("nan"), float("nan"), calibration, rmse)
-    entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-    _, inverse, counts = np.unique(q, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each distinct value, from 1
-    auc = (ranks[inverse][z > 0].sum() - positives * (positives + 1) / 2) / (positives * (n - positives))
-    return Quality(n, float(rate), logloss, float(logloss / entropy), float(auc), float(q.sum() / positives), rmse)
-
-
-def measure_errors(p: NDArray[np.float32], y: NDArray[np.float32]) -> Quality:
-    """Figures of predictions `p` (n,) of labels `y` (n,) that are any numbers: `base_rate`, `calibration`, `rmse`."""
-    nan = float("nan")
-    if len(p) == 0:
-        return Quality(0, *(nan,) * 6)
-    mean = float(y.mean(dtype=np.float64))
-    calibration = float(p.mean(dtype=np.float64)) / mean if mean else nan
-    return Quality(len(p), mean, nan, nan, nan, calibration, _rmse(p, y))
-
-
-def _rmse(p: NDArray[np.float32], y: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.square(p.astype(np.float64) - y).mean()))
-
-
-class Window:
-    """The last `size` predictions and labels; `loss`, of the specification, says what they are judged by."""
-
-    def __init__(self, size: int = 100_000, loss: str = "logistic") -> None:
-        self._judge = measure_errors if loss == "squared" else measure
-        self._p = np.zeros(size, np.float32)
-        self._y = np.zeros(size, np.float32)
-        self._seen = 0
-
-    def add(self, p: NDArray[np.float32], y: NDArray[np.float32]) -> None:
-        """Append predictions (n,) and labels (n,); the oldest make room."""
-        size = len(self._p)
-        p, y = p[-size:], y[-size:]
-        at = (self._seen + np.arange(len(p))) % size
-        self._p[at], self._y[at] = p, y
-        self._seen += len(p)
-
-    def measure(self) -> Quality:
-        """Figures of the events held now."""
-        n = min(self._seen, len(self._p))
-        return self._judge(self._p[:n].copy(), self._y[:n].copy())
+def quality_numbers(windows: Windows, view: str) -> dict[str, metrics.Value]:
+    """Metrics of each window and slice, as one view of the stream has them."""
+    measured: dict[tuple[str, ...], Quality] = {
+        (view, window, label): windows.measure(window, slot)
+        for window in WINDOWS
+        for label, slot in windows.slices.labels().items()
+    }
+    numbers: dict[str, metrics.Value] = {
+        name: {labels: float(getattr(quality, figure)) for labels, quality in measured.items()}
+        for name, figure in _FIGURES.items()
+    }
+    points = {
+        (view, window, str(number)): point
+        for window in WINDOWS
+        for number, point in enumerate(measured[view, window, "all"].curve)
+    }
+    for column, name in enumerate(_CURVE):
+        numbers[name] = {labels: point[column] for labels, point in points.items()}
+    return numbers

@@ -18,15 +18,17 @@ from ctr.spec.tables import (
     Commit,
     Event,
     Field,
+    Guard,
     Lifetime,
     Model,
     Optimizer,
+    Quality,
     Spec,
     Store,
 )
 
 __all__ = [
-    "AVAZU_COLUMNS", "CRITEO_COLUMNS", "LABEL_BOUND", "MUTABLE", "NAME_PATTERN", "Commit", "Event", "Field", "Lifetime",
-    "Model", "Optimizer", "Spec", "Store", "differences", "encode", "flatten", "from_builtins", "parse", "read",
-    "require_learned",
+    "AVAZU_COLUMNS", "CRITEO_COLUMNS", "LABEL_BOUND", "MUTABLE", "NAME_PATTERN", "Commit", "Event", "Field", "Guard",
+    "Lifetime", "Model", "Optimizer", "Quality", "Spec", "Store", "differences", "encode", "flatten", "from_builtins",
+    "parse", "read", "require_learned",
 ]  # fmt: skip

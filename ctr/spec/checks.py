@@ -44,6 +44,11 @@ def check(spec: Spec) -> None:
         if field.cross is not None:
             _check_cross(f"fields[{index}]", field, spec.fields[:index])
     _check_model(spec)
+    for index, name in enumerate(spec.quality.slices):
+        if name not in seen:
+            raise SettingError(f"quality.slices[{index}]", name, f"the name of a field: {', '.join(sorted(seen))}")
+        if name in spec.quality.slices[:index]:
+            raise SettingError(f"quality.slices[{index}]", name, "each field once")
     event = spec.event
     if event.format == "delimited" and not event.columns:
         raise SettingError("event.columns", event.columns, 'format = "delimited" needs the names of its columns')

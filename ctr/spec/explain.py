@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 from ctr.errors import SettingError
-from ctr.spec.tables import Commit, Event, Field, Lifetime, Model, Optimizer, Spec, Store
+from ctr.spec.tables import Commit, Event, Field, Guard, Lifetime, Model, Optimizer, Quality, Spec, Store
 
 
 def explained(message: str, raw: Any) -> SettingError:
@@ -46,7 +46,8 @@ def _owner(path: str) -> Any:
     owner: Any = Spec
     for part in filter(None, re.sub(r"\[.*?\]", "", path).split(".")):
         owner = {"event": Event, "fields": Field, "model": Model, "optimizer": Optimizer,
-                 "lifetime": Lifetime, "commit": Commit, "store": Store}[part]  # fmt: skip
+                 "lifetime": Lifetime, "commit": Commit, "quality": Quality, "guard": Guard,
+                 "store": Store}[part]  # fmt: skip
     return owner
 
 

@@ -12,6 +12,9 @@ MUTABLE = frozenset({
     "optimizer.step", "optimizer.linear_step", "lifetime.ttl_s", "lifetime.admission", "commit.interval_ms",
     "commit.rows_per_s",
     "event.max_skew_s", "event.max_bytes", "event.max_weight",
+    "quality.slices", "quality.slice_values", "quality.window_s",
+    "guard.enabled", "guard.min_events", "guard.max_entropy_rise", "guard.max_normalized_entropy",
+    "guard.max_calibration_factor", "guard.max_norm_factor",
 })  # fmt: skip
 """Keys that may change under a living model. Any other change makes a new generation."""
 
@@ -177,6 +180,33 @@ class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Ceiling on rows written a second: the interval stretches until what changed fits under it. 0: none."""
 
 
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of what quality is told, beside that of all events together."""
+
+    slices: Annotated[tuple[Text, ...], msgspec.Meta(max_length=4)] = ()
+    """Names of fields: figures for the values of each that occur most."""
+    slice_values: Annotated[int, msgspec.Meta(ge=1, le=16)] = 8
+    """Values of a field with figures of their own; all others are one slice more."""
+    window_s: Annotated[float, msgspec.Meta(ge=10, le=86_400)] = 300.0
+    """Length of the window of time."""
+
+
+class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What keeps a cut from being published. See `ctr.quality.guard`."""
+
+    enabled: bool = True
+    min_events: Annotated[int, msgspec.Meta(ge=1000, le=10**9)] = 20_000
+    """Quality is not judged before so many events were learned: a new model is bad without being broken."""
+    max_entropy_rise: Annotated[float, msgspec.Meta(gt=0)] = 0.05
+    """Of the last events' normalised entropy above that of those before them."""
+    max_normalized_entropy: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Of the last events, whatever it was before; no bound where not given."""
+    max_calibration_factor: Annotated[float, msgspec.Meta(gt=1)] = 3.0
+    """By which predictions over labels of the last events may differ from those before them, either way."""
+    max_norm_factor: Annotated[float, msgspec.Meta(gt=1)] = 10.0
+    """By which a row's norm may exceed the largest one published before."""
+
+
 class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where rows lie."""
 
@@ -196,6 +226,8 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     optimizer: Optimizer = Optimizer()
     lifetime: Lifetime = Lifetime()
     commit: Commit = Commit()
+    quality: Quality = Quality()
+    guard: Guard = Guard()
     store: Store = Store()
 
     @property

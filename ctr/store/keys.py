@@ -33,6 +33,11 @@ def lease_key(model_id: str) -> str:
     return f"ctr:{{{model_id}}}:lease"
 
 
+def guard_key(model_id: str) -> str:
+    """What the guard says, and what is answered: see `ctr.store.guard_record`."""
+    return f"ctr:{{{model_id}}}:guard"
+
+
 def slot_of(tag: str) -> int:
     """Slot of a hash tag: CRC-16/XMODEM of its bytes, as Redis Cluster has it."""
     return binascii.crc_hqx(tag.encode(), 0) % SLOTS

@@ -29,7 +29,8 @@ class Lease:
 
     def __init__(self, client: Client, model_id: str, *, ttl_s: float) -> None:
         self.ttl_s = ttl_s
-        self._key, self._token = lease_key(model_id), secrets.token_hex(16).encode()
+        self._key, self.token = lease_key(model_id), secrets.token_hex(16).encode()
+        """What stands there while it is ours."""
         self._session = Session(client, self._key)
 
     def is_free(self) -> bool | None:
@@ -54,12 +55,12 @@ class Lease:
         with translated():
             _, holder = self._session.calls([("WATCH", self._key), ("GET", self._key)])
             if holder is None or holder == _RELEASED:
-                taken = self._session.transaction([("SET", self._key, self._token, "PX", ttl_ms)])
+                taken = self._session.transaction([("SET", self._key, self.token, "PX", ttl_ms)])
                 return taken is not None
             # neither SET nor MULTI: a server without memory to spare refuses them, and this one it does not; between
             # GET and it the lease may pass on, and is then renewed for its new holder
             self._session.call("UNWATCH")
-            return bool(holder == self._token and self._session.call("PEXPIRE", self._key, ttl_ms))
+            return bool(holder == self.token and self._session.call("PEXPIRE", self._key, ttl_ms))
 
     def release(self) -> None:
         """Let another take it at once, if it is ours.
@@ -70,7 +71,7 @@ class Lease:
         """
         with translated():
             _, holder = self._session.calls([("WATCH", self._key), ("GET", self._key)])
-            if holder == self._token:
+            if holder == self.token:
                 self._session.transaction([("SET", self._key, _RELEASED, "PX", int(self.ttl_s * 1000))])
             else:
                 self._session.call("UNWATCH")

@@ -11,7 +11,7 @@ from ctr.errors import CtrError, FencedError, ModelMismatchError, ModelMissingEr
 from ctr.store.catalog import StoredModel, read_model
 from ctr.store.connection import Client, Session, translated
 from ctr.store.images import gather
-from ctr.store.keys import ShardKeys, lease_key, live_key, model_pattern, spec_key
+from ctr.store.keys import ShardKeys, guard_key, lease_key, live_key, model_pattern, spec_key
 from ctr.store.model_writer import resume
 from ctr.store.names import names_key
 from ctr.store.restoring import renamed, restore
@@ -220,7 +220,7 @@ def drop(client: Client, model_id: str, *, force: bool = False, deleted: Callabl
     with translated():
         # what no specification speaks of: half a restore, a shard that was being rewritten, the lease
         found = {key.decode() for key in client.scan_iter(match=model_pattern(model_id), count=1000)}
-        beside = [names_key(model_id), lease_key(model_id)]
+        beside = [names_key(model_id), guard_key(model_id), lease_key(model_id)]
         keys = [spec_key(model_id), *known, *sorted(found - {*known}, key=_meta_first), *beside]
         keys.sort(key=_meta_first)
         count = 0

@@ -1,0 +1,188 @@
+"""Predictions and labels -> how the last events compare with those before them; packed rows -> their largest weight.
+
+Sums of blocks of `BLOCK_EVENTS` events stand in a ring. Whenever a block is full, the last 1, 4 and 16 blocks are each
+held against the reference: up to `REFERENCE` blocks behind the last 16, so that what is judged never judges itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ctr.kernels.jit import helper, kernel
+from ctr.kernels.quality.sums import counted
+
+EVENTS, WEIGHT, SQUARED_WEIGHT, LABELS, SQUARED_LABELS, PREDICTIONS, LOSS, SQUARED_LOSS, LOSS_LABELS = range(9)
+"""Columns: sums of 1, c, c^2, c y, c y^2, c p, c l, c l^2 and c l y, with weight c and loss l."""
+N_SUMS = 9
+BLOCK_EVENTS = 256
+RECENT, REFERENCE = 16, 512
+"""Blocks."""
+RING = RECENT + REFERENCE
+AT, CLOSED = range(2)
+"""State: the open block's place in the ring, and how many were closed."""
+RISE, ENTROPY, CALIBRATION, N_FOUND = 0, 1, 2, 3
+"""Found: how much the normalised entropy rose, what it was, by which factor calibration moved; 0 where that may be
+chance."""
+LATEST, BEFORE, N_TOLD = 0, 1, 2
+"""Told: normalised entropy of the last 16 blocks, and of the reference."""
+LEAST_CLASS = 30
+"""Positives, and negatives, that events must have to be judged: of fewer the mean loss is no normal variable."""
+CERTAIN = 6.0
+"""Standard errors by which a figure must be beyond its limit: every block is looked at, for months."""
+INFINITY_BITS = 0x7F800000
+
+
+@helper
+def spread(s: Any) -> Any:
+    """Normaliser of the loss, and its derivative by the mean label: entropy of the rate."""
+    rate = s[LABELS] / s[WEIGHT]
+    if rate <= 0 or rate >= 1:
+        return 0.0, 0.0
+    return -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate)), math.log((1 - rate) / rate)
+
+
+@helper
+def normalized(s: Any, squared: Any) -> Any:
+    """Return loss over that of the best constant, and the variance of this estimate.
+
+    Of the entropy it is the delta method's: the loss of an event and its label go together, and most of the chance in
+    the one is that in the other.
+    """
+    W = s[WEIGHT]
+    loss, rate = s[LOSS] / W, s[LABELS] / W
+    var_y = s[SQUARED_LABELS] / W - rate * rate
+    var_loss = s[SQUARED_LOSS] / W - loss * loss
+    if squared:
+        h, slope = var_y, 0.0
+    else:
+        h, slope = spread(s)
+    if h <= 0:
+        return math.nan, math.nan
+    cov = s[LOSS_LABELS] / W - loss * rate
+    ne = loss / h
+    b = ne * slope
+    variance = max(var_loss - 2 * b * cov + b * b * var_y, 0.0) / (h * h)
+    return ne, variance * s[SQUARED_WEIGHT] / (W * W)
+
+
+@helper
+def both_classes(s: Any) -> Any:
+    """Whether there are enough of each class; labels are 0 or 1, or anything between."""
+    share = s[EVENTS] / s[WEIGHT]
+    return s[LABELS] * share >= LEAST_CLASS and (s[WEIGHT] - s[LABELS]) * share >= LEAST_CLASS
+
+
+@helper
+def compare(s: Any, r: Any, squared: Any, judged: Any, bound: Any, found: Any) -> None:
+    """Note how far ``s`` is from the reference ``r`` where that is no chance."""
+    if not squared and not both_classes(s):
+        return
+    ne, variance = normalized(s, squared)
+    if ne - CERTAIN * math.sqrt(variance) > bound:
+        found[ENTROPY] = max(found[ENTROPY], ne)
+    if not judged or (not squared and not both_classes(r)):
+        return
+    ne_r, variance_r = normalized(r, squared)
+    if ne - ne_r > CERTAIN * math.sqrt(variance + variance_r):
+        found[RISE] = max(found[RISE], ne - ne_r)
+    if squared or s[PREDICTIONS] <= 0 or r[PREDICTIONS] <= 0:
+        return
+    moved = abs(math.log(s[PREDICTIONS] / s[LABELS]) - math.log(r[PREDICTIONS] / r[LABELS]))
+    # of a rare class the count is what chance moves; its standard error relative to itself is 1 / sqrt
+    least = min(s[LABELS], s[WEIGHT] - s[LABELS]) * s[WEIGHT] / s[SQUARED_WEIGHT]
+    if moved > CERTAIN / math.sqrt(least):
+        found[CALIBRATION] = max(found[CALIBRATION], math.exp(moved))
+
+
+@helper
+def reference(ring: Any, state: Any, base: Any, out: Any) -> Any:
+    """Add up the blocks behind the last `RECENT` ones, and ``base``; returns how many blocks."""
+    out[:] = base
+    blocks = min(max(state[CLOSED] - RECENT, 0), REFERENCE)
+    for back in range(RECENT + 1, RECENT + 1 + blocks):
+        out += ring[(state[AT] - back) % (RING + 1)]
+    return blocks
+
+
+@kernel
+def observe(
+    p: Any, y: Any, weights: Any, losses: Any, squared: Any, least: Any, bound: Any, ring: Any, state: Any, base: Any,
+    scratch: Any, found: Any, told: Any,
+) -> None:  # fmt: skip
+    """Take events, and judge what they came to whenever a block is full.
+
+    In: ``p, y, weights`` (n,) float32; ``losses`` (n,) float64, NaN for one that does not count; ``least``, events
+    that the reference must have to be compared with; ``bound`` on normalised entropy, inf for none. In and out:
+    ``ring`` (RING + 1, N_SUMS), ``state`` (2,) int64, ``base`` (N_SUMS,) reference from before, dropped once the ring
+    is full; ``scratch`` (2, N_SUMS); ``found`` (N_FOUND,) largest so far; ``told`` (N_TOLD,).
+    """
+    for i in range(p.shape[0]):
+        loss = losses[i]
+        if math.isnan(loss):
+            continue
+        c, label = counted(weights[i]), np.float64(y[i])
+        block = ring[state[AT]]
+        block[EVENTS] += 1.0
+        block[WEIGHT] += c
+        block[SQUARED_WEIGHT] += c * c
+        block[LABELS] += c * label
+        block[SQUARED_LABELS] += c * label * label
+        block[PREDICTIONS] += c * np.float64(p[i])
+        block[LOSS] += c * loss
+        block[SQUARED_LOSS] += c * loss * loss
+        block[LOSS_LABELS] += c * loss * label
+        if block[EVENTS] < BLOCK_EVENTS:
+            continue
+        state[CLOSED] += 1
+        state[AT] = (state[AT] + 1) % (RING + 1)
+        ring[state[AT]] = 0.0
+        recent, ref = scratch[0], scratch[1]
+        if reference(ring, state, base, ref) == REFERENCE:
+            base[:] = 0.0
+        judged = ref[EVENTS] >= least
+        recent[:] = 0.0
+        for back in range(1, min(state[CLOSED], RECENT) + 1):
+            recent += ring[(state[AT] - back) % (RING + 1)]
+            if back in (1, 4, 16):
+                compare(recent, ref, squared, judged, bound, found)
+        told[LATEST] = normalized(recent, squared)[0]
+        told[BEFORE] = normalized(ref, squared)[0] if ref[EVENTS] > 0 else math.nan
+
+
+@kernel
+def sum_all(ring: Any, state: Any, base: Any, out: Any) -> None:
+    """Add up all closed blocks and ``base``: the reference of who goes on from here. Out: (N_SUMS,)."""
+    out[:] = base
+    for back in range(1, min(state[CLOSED], RING) + 1):
+        out += ring[(state[AT] - back) % (RING + 1)]
+
+
+@kernel
+def largest(rows: Any, size: Any, head_step: Any) -> Any:
+    """Look through packed rows: how many hold what is no finite number, and the largest |w| of the others' weights.
+
+    In: ``rows`` (m, 1 + 2 size) uint32, packed rows of `ctr.rows` as words. Count, minute and z of the head are numbers
+    of another kind: they must be finite, no more. Compared as bits: of positive floats they are in the same order.
+    """
+    spoilt, most = 0, np.uint32(0)
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        head = 1 + head_step * np.int64(row[0] & np.uint32(0xFF))
+        w = np.uint32(0)
+        for j in range(1, head + 1):
+            w = max(w, row[j] & np.uint32(0x7FFFFFFF))
+        for j in range(head + 4, 1 + size):
+            w = max(w, row[j] & np.uint32(0x7FFFFFFF))
+        rest = np.uint32(0)
+        for j in range(head + 1, head + 4):
+            rest = max(rest, row[j] & np.uint32(0x7FFFFFFF))
+        for j in range(1 + size, row.shape[0]):
+            rest = max(rest, row[j] & np.uint32(0x7FFFFFFF))
+        if max(w, rest) >= np.uint32(INFINITY_BITS):
+            spoilt += 1
+        else:
+            most = max(most, w)
+    return spoilt, most
