@@ -22,6 +22,7 @@ from ctr.events import encode_rows, open_reader
 from ctr.events.messages import Refusal
 from ctr.kernels import simd
 from ctr.model import Model
+from ctr.model.table import Table
 from ctr.quality import Window
 from ctr.spec import Spec
 from ctr.store import Cut, Lease, ModelWriter
@@ -381,6 +382,11 @@ class Trainer:
     def role(self) -> str:
         """One of `ROLES`."""
         return self._role
+
+    @property
+    def table(self) -> Table | None:
+        """What a writer has learned, to be looked at while it learns on; None of a stand-by."""
+        return None if self._learner is None else self._learner.model.table
 
     def live(self) -> str | None:
         """None while the loop turns, else what is wrong."""

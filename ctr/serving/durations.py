@@ -42,6 +42,15 @@ class Durations(Collector):
         counts[bisect_left(BUCKETS, seconds)] += 1
         self._sums[route] += seconds
 
+    def numbers(self) -> dict[tuple[str, ...], float]:
+        """Requests by route and by the bucket's upper bound, not cumulated."""
+        bounds = (*map(repr, BUCKETS), "+Inf")
+        return {
+            (route, bound): float(count)
+            for route, counts in list(self._counts.items())
+            for bound, count in zip(bounds, counts, strict=True)
+        }
+
     def describe(self) -> Iterable[HistogramMetricFamily]:
         """Its name, so that nobody else takes it."""
         return [HistogramMetricFamily(self._metric.name, self._metric.help, labels=self._metric.labels)]
