@@ -167,7 +167,7 @@ def running(directory: Path, shutdown: Shutdown, truth: Truth) -> Iterator[tuple
         trainer = Worker(
             "trainer", directory / "trainer", ports[0],
             ["train", str(SPEC), "--create", "--from", str(events), "--follow", "--window", str(WINDOW),
-             *common, f"{HOST}:{ports[0]}"],
+             "--names", "0.05", *common, f"{HOST}:{ports[0]}"],
         )  # fmt: skip
         scorer = Worker("scorer", directory / "scorer", ports[1], ["serve", "ads", *common, f"{HOST}:{ports[1]}"])
         for worker in (trainer, scorer):
