@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ctr.metrics import Value
-from ctr.page.history import History
+from ctr.page.history import ALL, History
 
 BEHIND_S = 60.0
 """What arrived so long ago should be learned and served: `ctr serve --stale-after` by default."""
@@ -23,7 +23,10 @@ ASKED = 200
 """Features of a field, or events, that a share is judged by, at least."""
 JUDGED = 10_000
 """Events in the window before quality is judged."""
+DRIFT_S = 600.0
+"""For how long a change of the stream is news."""
 CALIBRATED = (0.8, 1.25)
+_WINDOWS = (("trainer", "events", ALL), ("served", "events", ALL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def alerts(
     found = [*_health(reasons), *_services(numbers)]
     if _of(numbers, "ctr_role", "writer") == 1:
         found += _training(numbers, history, now_s)
-    found += [*_quality(numbers), *_guard(numbers), *_scoring(history)]
+    found += [*_quality(numbers), *_guard(numbers, now_s), *_scoring(history)]
     return sorted(found, key=lambda alert: alert.level)
 
 
@@ -102,10 +105,10 @@ def _training(numbers: Mapping[str, Value], history: History, now_s: float) -> I
 
 
 def _quality(numbers: Mapping[str, Value]) -> Iterator[Alert]:
-    if not _of(numbers, "ctr_window_events") >= JUDGED:
+    if not _judged(numbers, "ctr_window_events") >= JUDGED:
         return
     entropy, calibration = (
-        _of(numbers, name) for name in ("ctr_normalized_entropy_ratio", "ctr_calibration_ratio")
+        _judged(numbers, name) for name in ("ctr_normalized_entropy_ratio", "ctr_calibration_ratio")
     )
     if entropy >= 1:
         yield Alert("bad", f"Predictions are no better than the base rate (normalised entropy {entropy:.3f})",
@@ -115,12 +118,23 @@ def _quality(numbers: Mapping[str, Value]) -> Iterator[Alert]:
                     "Bids by them are off by as much: look for events or labels that are missing.")
 
 
-def _guard(numbers: Mapping[str, Value]) -> Iterator[Alert]:
+def _judged(numbers: Mapping[str, Value], name: str) -> float:
+    """Quality of all events of the window, as the trainer sees it, else as it was served."""
+    value = numbers.get(name, math.nan)
+    if not isinstance(value, Mapping):
+        return value
+    return next((value[labels] for labels in _WINDOWS if labels in value), math.nan)
+
+
+def _guard(numbers: Mapping[str, Value], now_s: float) -> Iterator[Alert]:
     if _of(numbers, "ctr_guard_refusing") == 1:
-        yield Alert("bad", "The guard refuses to publish",
-                    "Scorers keep the last good parameters and reading has stopped: `ctr guard` says why.")
-    if _of(numbers, "ctr_drift") == 1:
-        yield Alert("warning", "The stream has changed", "The logloss of recent events differs from that before.")
+        yield Alert("bad", "The guard holds a cut back: nothing is published",
+                    "Scorers keep the last good parameters, learning has stopped. `ctr guard` shows why and takes "
+                    "your decision.")
+    ago_s = now_s - _of(numbers, "ctr_drift_last_seconds")
+    if ago_s < DRIFT_S:
+        yield Alert("warning", f"The stream changed {_seconds(ago_s)} ago",
+                    "The mean loss of recent events differs from that before: look at quality, and at what is new.")
 
 
 def _scoring(history: History) -> Iterator[Alert]:

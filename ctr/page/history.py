@@ -15,6 +15,8 @@ from ctr.metrics import Metric, Value
 POINTS = 600
 """Samples kept: ten minutes at one a second. 25 numbers each, about 2 MB of Python's objects."""
 
+ALL = "all"
+"""The slice that is no slice."""
 _MARK_S, _MARKS = 10.0, 7
 """All numbers are kept so often, so many times: what has happened in the last minute, whatever the labels."""
 
@@ -33,12 +35,14 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "ctr_table_created": (),
     "ctr_table_evicted": (),
     "ctr_table_expired": (),
-    "ctr_logloss": (),
-    "ctr_normalized_entropy_ratio": (),
-    "ctr_auc_ratio": (),
-    "ctr_calibration_ratio": (),
-    "ctr_base_rate_ratio": (),
-    "ctr_rmse": (),
+    "ctr_logloss": ("view", "window"),
+    "ctr_normalized_entropy_ratio": ("view", "window"),
+    "ctr_auc_ratio": ("view", "window"),
+    "ctr_calibration_ratio": ("view", "window"),
+    "ctr_base_rate_ratio": ("view", "window"),
+    "ctr_rmse": ("view", "window"),
+    "ctr_guard_refusing": (),
+    "ctr_drift_detections": (),
     "ctr_score_requests": ("code",),
     "ctr_score_request_duration_seconds": ("le",),
     "ctr_score_rows": ("model",),
@@ -51,7 +55,8 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "ctr_staleness_seconds": ("model",),
     "ctr_commit_age_seconds": ("model",),
 }
-"""Metric -> the labels that are kept apart; over all others it is summed up. Of routes only those that score count."""
+"""Metric -> the labels that are kept apart; over all others it is summed up. Of routes only those that score count, of
+quality's slices the one of all events."""
 
 Labels = tuple[tuple[str, str], ...]
 Sample = dict[tuple[str, Labels], float]
@@ -86,12 +91,11 @@ class History:
             if isinstance(value, Mapping):
                 labels = self._labels[name]
                 at = [labels.index(label) for label in kept]
-                route = labels.index("route") if "route" in labels else None
                 for given, number in value.items():
-                    if route is not None and not given[route].startswith(("/v1/", "/v2/")):
-                        continue
-                    key = name, tuple((labels[i], given[i]) for i in at)
-                    sample[key] = sample.get(key, 0.0) + number
+                    named = dict(zip(labels, given, strict=True))
+                    if named.get("slice", ALL) == ALL and named.get("route", "/v1/").startswith(("/v1/", "/v2/")):
+                        key = name, tuple((labels[i], given[i]) for i in at)
+                        sample[key] = sample.get(key, 0.0) + number
             elif value is not None:
                 sample[name, ()] = float(value)
         self._points.append((now_s, sample))

@@ -22,7 +22,7 @@ from ctr.model.table import Table
 from ctr.model.top import Features, Top
 from ctr.page import assets
 from ctr.page.alerts import alerts
-from ctr.page.history import History, label_names
+from ctr.page.history import ALL, History, label_names
 from ctr.serving.asgi import HttpError, OpsApp, Request, Response, json_response
 from ctr.spec import Spec
 
@@ -32,8 +32,12 @@ _WATCHED_S = 15.0
 """Nobody watches who has not asked for so long."""
 _TOP_S = 10.0
 """Time between two looks at the table: at most so often, however many ask."""
-_MOST_LABELS = 64
+_MOST_LABELS = 256
 """Label values of one metric that are sent: of more (partitions) the largest."""
+
+_JUDGED = (
+    "ctr_window_events", "ctr_base_rate_ratio", "ctr_normalized_entropy_ratio", "ctr_auc_ratio", "ctr_calibration_ratio",
+)  # fmt: skip
 
 Names = Callable[[Sequence[int]], Mapping[int, str]]
 
@@ -93,6 +97,7 @@ class Page:
         assets.add(app, substitutes={"worker": worker, "token": "yes" if app.has_token else "no"})
         app.route("GET", "/page/state", self._state)
         app.route("GET", "/page/features", self._features)
+        app.route("GET", "/page/slices", self._slices)
 
     def start(self) -> None:
         """Begin to look at the numbers."""
@@ -152,14 +157,30 @@ class Page:
         }  # fmt: skip
 
     def _plain(self, name: str, value: Value) -> Any:
-        """A number; or label names, values with the largest numbers, and the sum of all."""
+        """A number; or label names, values and numbers: of many the largest, their sum, and how many more there are."""
         if not isinstance(value, Mapping):
             return value
-        largest = sorted(value.items(), key=lambda one: -one[1])[:_MOST_LABELS]
-        return {
-            "labels": self._labels[name], "sum": sum(value.values()), "count": len(value),
-            "values": [[*labels, number] for labels, number in largest],
-        }  # fmt: skip
+        labels = self._labels[name]
+        found: list[list[Any]] = [[*given, number] for given, number in value.items()]
+        if "slice" in labels:  # they are asked for by themselves, and not every second
+            found = [row for row in found if row[labels.index("slice")] == ALL]
+        if len(found) <= _MOST_LABELS:
+            return {"labels": labels, "values": found}
+        largest = sorted(found, key=lambda row: -row[-1])[:_MOST_LABELS]
+        rest = len(found) - len(largest)
+        return {"labels": labels, "values": largest, "sum": sum(row[-1] for row in found), "rest": rest}
+
+    async def _slices(self, _request: Request) -> Response:
+        """Quality by slice: for each of `_JUDGED` what the last events of it give, the largest slices first."""
+        made: dict[tuple[str, str], dict[str, Any]] = {}
+        for name in _JUDGED:
+            value = self._numbers.get(name)
+            if not isinstance(value, Mapping):
+                continue
+            for (view, window, part), number in value.items():
+                if window == "events" and part != ALL:
+                    made.setdefault((view, part), {"view": view, "slice": part})[name] = number
+        return _fresh({"slices": sorted(made.values(), key=lambda row: -row.get(_JUDGED[0], 0.0))})
 
     async def _features(self, request: Request) -> Response:
         """Top features of ``?model=NAME``, the first one where it is not given."""

@@ -42,15 +42,6 @@ class Durations(Collector):
         counts[bisect_left(BUCKETS, seconds)] += 1
         self._sums[route] += seconds
 
-    def numbers(self) -> dict[tuple[str, ...], float]:
-        """Requests by route and by the bucket's upper bound, not cumulated."""
-        bounds = (*map(repr, BUCKETS), "+Inf")
-        return {
-            (route, bound): float(count)
-            for route, counts in list(self._counts.items())
-            for bound, count in zip(bounds, counts, strict=True)
-        }
-
     def describe(self) -> Iterable[HistogramMetricFamily]:
         """Its name, so that nobody else takes it."""
         return [HistogramMetricFamily(self._metric.name, self._metric.help, labels=self._metric.labels)]
@@ -62,3 +53,12 @@ class Durations(Collector):
             below = zip([*map(repr, BUCKETS), "+Inf"], map(float, accumulate(counts)), strict=True)
             family.add_metric([route], list(below), self._sums[route])
         yield family
+
+    def numbers(self) -> dict[tuple[str, ...], float]:
+        """Requests by label values and a bucket's upper bound, cumulated as Prometheus has them."""
+        (family,) = self.collect()
+        return {
+            (*(sample.labels[name] for name in self._metric.labels), sample.labels["le"]): sample.value
+            for sample in family.samples
+            if "le" in sample.labels
+        }

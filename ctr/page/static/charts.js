@@ -234,6 +234,90 @@ export class Chart {
   }
 }
 
+// Points of {x, y, weight}, both axes alike and logarithmic: on the diagonal where predictions are right.
+export class Calibration {
+  constructor(host, { id, title, unit }) {
+    this.points = [];
+    this.at = null;
+    this.said = element('p', { class: 'legend' });
+    this.svg = drawn('svg', { class: 'plot', height: HEIGHT + 62, 'aria-hidden': 'true' });
+    this.plot = element('div', { class: 'plotbox', tabindex: 0, role: 'group', 'aria-roledescription': 'chart', 'aria-labelledby': `${id}-title`, 'aria-describedby': `${id}-summary` }, this.svg);
+    this.summary = element('p', { class: 'unseen', id: `${id}-summary` });
+    this.card = element('article', { class: 'card chart', id },
+      element('div', { class: 'heading' }, element('h3', { id: `${id}-title`, text: title }), element('span', { class: 'unit', text: unit })),
+      this.said, this.plot, this.summary);
+    host.append(this.card);
+    this.plot.addEventListener('pointermove', (event) => {
+      const box = this.plot.getBoundingClientRect();
+      const far = ({ px, py }) => Math.hypot(px - (event.clientX - box.left), py - (event.clientY - box.top));
+      this.choose(this.points.reduce((best, point, i) => (best === null || far(point) < far(this.points[best]) ? i : best), null));
+    });
+    this.plot.addEventListener('pointerleave', () => this.choose(null));
+    this.plot.addEventListener('blur', () => this.choose(null));
+    this.plot.addEventListener('keydown', (event) => {
+      const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!move || !this.points.length) return;
+      event.preventDefault();
+      this.choose(Math.max(0, Math.min(this.points.length - 1, (this.at ?? -move) + move)));
+      document.getElementById('readout').textContent = this.said.textContent;
+    });
+    new ResizeObserver(() => this.draw()).observe(this.plot);
+  }
+
+  update(points) {
+    this.points = points.filter(({ x, y, weight }) => x > 0 && y >= 0 && weight > 0).sort((a, b) => a.x - b.x);
+    this.draw();
+  }
+
+  choose(at) {
+    this.at = at;
+    this.draw();
+  }
+
+  draw() {
+    const width = this.plot.clientWidth;
+    if (!width || !this.points.length) return;
+    const height = HEIGHT + 62;
+    const bottom = MARGIN.bottom + 16;
+    const inner = { w: width - MARGIN.left - MARGIN.right, h: height - MARGIN.top - bottom };
+    const spread = ({ y, weight }) => 2 * Math.sqrt((Math.max(y, 1 / weight) * (1 - Math.min(y, 1 - 1e-9))) / weight);
+    const above = this.points.flatMap(({ x, y }) => [x, y]).filter((value) => value > 0);
+    const low = Math.log(Math.min(...above) / 1.5);
+    const high = Math.log(Math.min(1, Math.max(...above) * 1.5));
+    const share = (value) => Math.max(0, Math.min(1, (Math.log(Math.max(value, 1e-12)) - low) / (high - low)));
+    const x = (value) => MARGIN.left + share(value) * inner.w;
+    const y = (value) => MARGIN.top + (1 - share(value)) * inner.h;
+    const base = MARGIN.top + inner.h;
+    const label = (value) => `${Number((value * 100).toPrecision(2))} %`;
+    const marks = [-4, -3, -2, -1, 0].flatMap((power) => [1, 2, 5].map((m) => m * 10 ** power)).filter((value) => Math.log(value) >= low && Math.log(value) <= high);
+    const every = marks.length > 7 ? marks.filter((value) => /^1/.test(value.toExponential())) : marks;
+    const parts = [];
+    for (const value of every) {
+      const at = Math.round(y(value)) + 0.5;
+      parts.push(drawn('line', { class: 'rule', x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at }));
+      parts.push(drawn('text', { class: 'tick', x: MARGIN.left - 7, y: at + 4, 'text-anchor': 'end', text: label(value) }));
+      parts.push(drawn('line', { class: 'axis', x1: x(value), x2: x(value), y1: base, y2: base + 4 }));
+      parts.push(drawn('text', { class: 'tick', x: x(value), y: base + 16, 'text-anchor': 'middle', text: label(value) }));
+    }
+    parts.push(drawn('text', { class: 'tick', x: MARGIN.left + inner.w / 2, y: height - 2, 'text-anchor': 'middle', text: 'predicted' }));
+    parts.push(drawn('text', { class: 'tick', x: MARGIN.left + 6, y: MARGIN.top + 10, text: 'clicked' }));
+    parts.push(drawn('line', { class: 'axis', x1: MARGIN.left, x2: width - MARGIN.right, y1: base + 0.5, y2: base + 0.5 }));
+    parts.push(drawn('line', { class: 'curve s-grey dashed', x1: MARGIN.left, y1: base, x2: width - MARGIN.right, y2: MARGIN.top }));
+    this.points.forEach((point, i) => {
+      Object.assign(point, { px: x(point.x), py: y(point.y) });
+      const half = spread(point);
+      parts.push(drawn('line', { class: 's-one whisker', x1: point.px, x2: point.px, y1: y(point.y - half), y2: y(Math.min(1, point.y + half)) }));
+      parts.push(drawn('circle', { class: `dot f-${i === this.at ? 'two' : 'one'}`, cx: point.px, cy: point.py, r: i === this.at ? 5.5 : 4 }));
+    });
+    this.svg.setAttribute('width', width);
+    this.svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
+    this.svg.replaceChildren(...parts);
+    const words = ({ x: p, y: rate, weight }) => `predicted ${format.percent(p)}, clicked ${format.percent(rate)} of ${format.count(Math.round(weight))}`;
+    this.said.textContent = this.at !== null && this.points[this.at] ? words(this.points[this.at]) : 'dashed: perfect; bars: two standard errors';
+    this.summary.textContent = this.points.map(words).join('; ');
+  }
+}
+
 // Rows of {name, value, share, colour}: a bar each, from 0 to 1.
 export function bars(host, rows) {
   const fit = host.children.length === rows.length && [...host.children].every((child, i) => child.dataset.name === rows[i].name);

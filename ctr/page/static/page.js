@@ -2,7 +2,7 @@
 
 import { element } from './charts.js';
 import { Panels } from './panels.js';
-import { Scoring, TopFeatures } from './score.js';
+import { Scoring, TopFeatures, showSlices } from './score.js';
 import { State, format } from './state.js';
 
 const EVERY_MS = 1000;
@@ -59,6 +59,9 @@ async function lookAtFeatures() {
     if (!reply.ok || model !== state.model) return;
     top.update(reply.body);
     scoring.offer(reply.body.example);
+    if (!state.view) return;
+    const judged = await ask('page/slices');
+    if (judged.ok) showSlices(by('slices'), judged.body.slices, state.view);
   } catch {
     featuresAt = -Infinity; // with the next turn that succeeds
   }

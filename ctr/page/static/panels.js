@@ -1,6 +1,6 @@
 // What there is to see: tiles and charts, each shown where its numbers are there.
 
-import { Chart, bars, element } from './charts.js';
+import { Calibration, Chart, bars, element } from './charts.js';
 import { format, last } from './state.js';
 
 const entropy = (rate) => (rate > 0 && rate < 1 ? -(rate * Math.log(rate) + (1 - rate) * Math.log(1 - rate)) : null);
@@ -46,6 +46,12 @@ const CHARTS = [
     facts: (s) => [`base rate ${format.percent(s.number('ctr_base_rate_ratio'))}`],
   },
   {
+    id: 'served', title: 'Served quality', unit: 'normalised entropy', zero: false, show: format.ratio,
+    needs: (s) => s.rows('ctr_normalized_entropy_ratio', { view: 'served' }).length > 0 && s.view === 'trainer',
+    lines: [{ name: 'as answered', colour: 'two' }, { name: 'before learning', colour: 'one' }],
+    curves: (s) => ['served', 'trainer'].map((view) => s.curve('ctr_normalized_entropy_ratio', { view })),
+  },
+  {
     id: 'auc', title: 'AUC', unit: '0.5 is chance', needs: (s) => s.has('ctr_auc_ratio') && logistic(s), show: format.ratio, zero: false,
     lines: [{ name: 'model', colour: 'one' }],
     curves: (s) => [s.curve('ctr_auc_ratio')],
@@ -63,9 +69,9 @@ const CHARTS = [
     id: 'lag', title: 'Lag', unit: 'records or bytes left to read', needs: 'ctr_source_lag', show: format.count,
     lines: [{ name: 'left', colour: 'two', area: true }], curves: (s) => [s.curve('ctr_source_lag')],
     facts: (s) => {
-      const most = s.rows('ctr_source_lag')[0];
-      const { count = 0 } = s.answer.metrics.ctr_source_lag ?? {};
-      return count > 1 ? [`${count} partitions, most in ${most.labels.partition}: ${format.count(most.value)}`] : [];
+      const rows = s.rows('ctr_source_lag').sort((a, b) => b.value - a.value);
+      const count = rows.length + (s.answer.metrics.ctr_source_lag.rest ?? 0);
+      return count > 1 ? [`${count} partitions, most in ${rows[0].labels.partition}: ${format.count(rows[0].value)}`] : [];
     },
   },
   {
@@ -140,6 +146,38 @@ const BARS = [
   },
 ];
 
+const CHECKS = {
+  finite: ['rows that are no numbers', format.count],
+  norm: ['largest weight', (value) => format.count(Number(value.toPrecision(3)))],
+  entropy_rise: ['entropy risen by', format.ratio],
+  normalized_entropy: ['normalised entropy', format.ratio],
+  calibration: ['calibration off by', (value) => `× ${value.toFixed(2)}`],
+};
+
+// What the guard measured against what it allows.
+BARS.push({
+  id: 'guard', title: 'Guard', unit: 'measured, of what is allowed', needs: 'ctr_guard_value',
+  rows: (s) => {
+    const limits = new Map(s.rows('ctr_guard_limit').map(({ labels: { check }, value }) => [check, value]));
+    return s.rows('ctr_guard_value').map(({ labels: { check }, value }) => {
+      const [name, show] = CHECKS[check] ?? [check, format.count];
+      const limit = limits.get(check);
+      const share = limit > 0 ? value / limit : Number(value > 0);
+      return { name, share, value: show(value), colour: share > 1 || (limit === 0 && value > 0) ? 'three' : 'four' };
+    });
+  },
+  facts: (s) => {
+    const refusals = s.rows('ctr_guard_refusals').reduce((sum, { value }) => sum + value, 0);
+    const drift = s.rows('ctr_drift_detections').reduce((sum, { value }) => sum + value, 0);
+    const at = s.number('ctr_drift_last_seconds');
+    return [
+      s.number('ctr_guard_refusing') ? 'holds a cut back' : s.number('ctr_guard_armed') ? 'judges every cut' : 'quality not judged yet: too few events',
+      `${format.count(refusals)} held back`,
+      `${format.count(drift)} changes of the stream${at > 0 ? `, the last at ${format.clock(at)}` : ''}`,
+    ];
+  },
+});
+
 // {name, needs, value(state), note(state)}
 const TILES = [
   { name: 'Learned', needs: 'ctr_events', value: (s) => format.rate(last(s.rate('ctr_events', { result: 'learned' }))), note: (s) => `${format.count(s.number('ctr_events', { result: 'learned' }))} events` },
@@ -156,6 +194,13 @@ const TILES = [
   { name: 'Given the prior', needs: 'ctr_score_fallbacks', value: (s) => format.count(s.number('ctr_score_fallbacks')), note: () => 'rows since the start' },
 ];
 
+// Bins of the calibration curve, each with what was predicted, what was clicked, and how many events.
+function calibration(state) {
+  const of = (name) => new Map(state.rows(name).map(({ labels: { bin }, value }) => [bin, value]));
+  const [predicted, clicked, weight] = ['prediction_ratio', 'label_ratio', 'weight'].map((end) => of(`ctr_calibration_bin_${end}`));
+  return [...predicted.keys()].map((bin) => ({ x: predicted.get(bin), y: clicked.get(bin), weight: weight.get(bin) }));
+}
+
 const needed = ({ needs }, state) => (typeof needs === 'string' ? state.has(needs) : needs(state));
 
 export class Panels {
@@ -165,11 +210,14 @@ export class Panels {
     this.charts = CHARTS.map((panel) => ({ panel, chart: new Chart(grid, panel) }));
     this.bars = BARS.map((panel) => {
       const list = element('ul', { class: 'bars' });
+      const facts = element('p', { class: 'facts' });
       const card = element('article', { class: 'card chart', id: panel.id },
-        element('div', { class: 'heading' }, element('h3', { text: panel.title }), element('span', { class: 'unit', text: panel.unit })), list);
+        element('div', { class: 'heading' }, element('h3', { text: panel.title }), element('span', { class: 'unit', text: panel.unit })), list, facts);
       grid.append(card);
-      return { panel, list, card };
+      return { panel, list, facts, card };
     });
+    this.plot = new Calibration(grid, { id: 'plot', title: 'Calibration plot', unit: 'predicted against clicked' });
+    this.plot.card.hidden = true;
     for (const { card } of [...this.charts.map(({ chart }) => chart), ...this.bars]) card.hidden = true;
   }
 
@@ -190,9 +238,14 @@ export class Panels {
       chart.card.hidden = !needed(panel, state);
       if (!chart.card.hidden) chart.update({ t: state.t, curves: panel.curves(state), facts: panel.facts?.(state), from, to });
     }
-    for (const { panel, list, card } of this.bars) {
+    for (const { panel, list, facts, card } of this.bars) {
       card.hidden = !needed(panel, state);
-      if (!card.hidden) bars(list, panel.rows(state));
+      if (card.hidden) continue;
+      bars(list, panel.rows(state));
+      facts.textContent = (panel.facts?.(state) ?? []).join(' · ');
     }
+    const points = calibration(state);
+    this.plot.card.hidden = !points.length;
+    if (points.length) this.plot.update(points);
   }
 }

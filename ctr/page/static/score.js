@@ -109,6 +109,23 @@ export class Scoring {
   }
 }
 
+const COLUMNS = [
+  ['ctr_window_events', format.count], ['ctr_base_rate_ratio', format.percent], ['ctr_normalized_entropy_ratio', format.ratio],
+  ['ctr_auc_ratio', format.ratio], ['ctr_calibration_ratio', format.ratio],
+];
+
+export function showSlices(section, slices, view) {
+  const shown = slices.filter((row) => row.view === view).slice(0, 24);
+  section.hidden = !shown.length;
+  section.querySelector('#slices-unit').textContent = 'the last events of each';
+  section.querySelector('tbody').replaceChildren(...shown.map((row) => element('tr', {},
+    element('th', { scope: 'row', text: row.slice }),
+    ...COLUMNS.map(([name, show]) => {
+      const poor = name === 'ctr_normalized_entropy_ratio' && row[name] >= 1;
+      return element('td', { class: poor ? 'poor' : null, text: show(row[name]) });
+    }))));
+}
+
 export class TopFeatures {
   constructor(host) {
     this.host = host;

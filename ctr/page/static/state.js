@@ -10,6 +10,7 @@ export class State {
     this.series = new Map();
     this.marks = [];
     this.model = null;
+    this.view = null;
   }
 
   // Append what is new. A worker that was restarted begins its counters anew; the curves before stay.
@@ -40,7 +41,15 @@ export class State {
       this.marks.push({ t: answer.looked, boot: answer.boot, metrics: answer.metrics });
       while (this.marks.length > 1 && this.marks[1].t <= answer.looked - MINUTE_S) this.marks.shift();
     }
+    const judged = answer.metrics.ctr_window_events;
+    const views = judged && judged.labels ? judged.values.map((row) => row[judged.labels.indexOf('view')]) : [];
+    this.view = views.includes('trainer') ? 'trainer' : views[0];
     if (!answer.models.some((model) => model.name === this.model)) this.model = answer.models[0].name;
+  }
+
+  // What metrics with these labels are shown of: a model, and the predictions of trainer or scorer.
+  get shown() {
+    return { model: this.model, view: this.view };
   }
 
   get described() {
@@ -53,21 +62,21 @@ export class State {
 
   // One number, summed over the labels that are not given; null where there is none. Of the model that is shown.
   number(name, labels = {}) {
-    const found = rows(this.answer.metrics, name, this.model, labels);
+    const whole = this.answer.metrics[name];
+    if (whole && whole.rest !== undefined) return whole.sum; // of many partitions only the largest are here
+    const found = rows(this.answer.metrics, name, this.shown, labels);
     if (!found.length) return null;
-    const bare = this.answer.metrics[name];
-    if (bare && bare.labels && !bare.labels.includes('model') && !Object.keys(labels).length) return bare.sum;
     return found.reduce((sum, row) => sum + row.value, 0);
   }
 
   // [{labels, value}] of a metric with labels, of the model that is shown.
   rows(name, labels = {}) {
-    return rows(this.answer.metrics, name, this.model, labels);
+    return rows(this.answer.metrics, name, this.shown, labels);
   }
 
   // The same, but by how much counters grew in about the last minute (since the page was opened, if that is less).
   grown(name, labels = {}) {
-    const before = rows(this.marks[0].metrics, name, this.model, labels);
+    const before = rows(this.marks[0].metrics, name, this.shown, labels);
     return this.rows(name, labels).map((row) => {
       const same = before.find((one) => JSON.stringify(one.labels) === JSON.stringify(row.labels));
       return { labels: row.labels, value: Math.max(0, row.value - (same ? same.value : 0)) };
@@ -78,7 +87,7 @@ export class State {
   curve(name, labels = {}) {
     const sum = new Array(this.t.length).fill(null);
     for (const one of this.series.values()) {
-      if (one.name !== name || !fits(one.labels, this.model, labels)) continue;
+      if (one.name !== name || !fits(one.labels, this.shown, labels)) continue;
       one.values.forEach((value, i) => {
         if (value !== null) sum[i] = (sum[i] ?? 0) + value;
       });
@@ -108,29 +117,29 @@ export class State {
     return this.t.map((now, i) => {
       let j = i;
       while (j > 0 && now - this.t[j] < over) j -= 1;
-      const counts = buckets.map(({ values }) => (values[i] ?? 0) - (values[j] ?? 0));
-      const all = counts.reduce((sum, count) => sum + count, 0);
-      if (i === j || !(all > 0) || counts.some((count) => count < 0)) return null;
-      let below = 0;
-      for (let b = 0; b < counts.length; b += 1) {
-        if (below + counts[b] >= q * all) {
-          const low = b ? buckets[b - 1].bound : 0;
-          const high = Number.isFinite(buckets[b].bound) ? buckets[b].bound : 2 * low;
-          return low + ((high - low) * (q * all - below)) / counts[b];
-        }
-        below += counts[b];
-      }
-      return null;
+      const upTo = buckets.map(({ values }) => (values[i] ?? 0) - (values[j] ?? 0)); // cumulated
+      const all = upTo[upTo.length - 1];
+      if (i === j || !(all > 0) || upTo[0] < 0) return null;
+      const b = upTo.findIndex((count) => count >= q * all);
+      const low = b ? buckets[b - 1].bound : 0;
+      const high = Number.isFinite(buckets[b].bound) ? buckets[b].bound : 2 * low;
+      const below = b ? upTo[b - 1] : 0;
+      return low + ((high - low) * (q * all - below)) / (upTo[b] - below);
     });
   }
 }
 
-function fits(found, model, labels) {
-  if ('model' in found && !('model' in labels) && found.model !== model) return false;
+// Of quality, where nothing else is asked for: the last events of all slices.
+const USUAL = { window: 'events', slice: 'all' };
+
+function fits(found, shown, labels) {
+  for (const [name, value] of Object.entries({ ...USUAL, ...shown })) {
+    if (name in found && !(name in labels) && found[name] !== value) return false;
+  }
   return Object.entries(labels).every(([name, value]) => found[name] === value);
 }
 
-function rows(metrics, name, model, labels) {
+function rows(metrics, name, shown, labels) {
   const value = metrics[name];
   if (value === undefined || value === null) return [];
   if (typeof value === 'number') return [{ labels: {}, value }];
@@ -139,7 +148,7 @@ function rows(metrics, name, model, labels) {
       labels: Object.fromEntries(value.labels.map((label, i) => [label, row[i]])),
       value: row[row.length - 1],
     }))
-    .filter((row) => row.value !== null && fits(row.labels, model, labels));
+    .filter((row) => row.value !== null && fits(row.labels, shown, labels));
 }
 
 export const last = (values) => {

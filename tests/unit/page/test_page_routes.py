@@ -19,7 +19,8 @@ SPEC = specification.parse(
 NUMBERS = {
     "ctr_commits": 4.0,
     "ctr_auc_ratio": float("nan"),
-    "ctr_source_lag": {(str(partition),): float(partition) for partition in range(100)},
+    "ctr_source_lag": {(str(partition),): float(partition) for partition in range(1000)},
+    "ctr_role": {("writer",): 1.0, ("standby",): 0.0},
 }
 
 
@@ -89,9 +90,9 @@ def test_state_is_what_metrics_say():
     assert state["metrics"]["ctr_commits"] == 4
     assert state["metrics"]["ctr_auc_ratio"] is None
     lag = state["metrics"]["ctr_source_lag"]
-    assert (lag["labels"], lag["sum"], lag["count"]) == (["partition"], sum(range(100)), 100)
-    assert lag["values"][0] == ["99", 99]
-    assert len(lag["values"]) == 64
+    assert (lag["labels"], lag["sum"], lag["rest"]) == (["partition"], sum(range(1000)), 1000 - 256)
+    assert lag["values"] == [[str(partition), partition] for partition in range(999, 999 - 256, -1)]
+    assert state["metrics"]["ctr_role"] == {"labels": ["role"], "values": [["writer", 1], ["standby", 0]]}
     assert (state["role"], state["worker"]) == ("writer", "trainer")
     assert [alert["what"] for alert in state["alerts"]] == ["Not ready"]
     (model,) = state["models"]
