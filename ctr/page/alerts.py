@@ -17,6 +17,8 @@ BEHIND_S = 60.0
 """What arrived so long ago should be learned and served: `ctr serve --stale-after` by default."""
 COMMIT_S = 30.0
 """A writer commits at least every second; a cut of a large model takes some."""
+IDLE_S = 20.0
+"""Without an event for so long, while some wait, something is in the way."""
 REFUSED_SHARE = 0.01
 UNKNOWN_SHARE = 0.95
 ASKED = 200
@@ -99,6 +101,9 @@ def _training(numbers: Mapping[str, Value], history: History, now_s: float) -> I
                     "It catches up where the lag falls; where it rises, more arrives than is learned.")
     came = history.grown("ctr_events")
     refused, all_events = came.get(("refused",), 0.0), math.fsum(came.values())
+    if history.seconds >= IDLE_S and all_events == 0 and (left := _of(numbers, "ctr_source_lag")) > 0:
+        yield Alert("bad", f"Nothing is learned, and {left:,.0f} records or bytes wait",
+                    "Kernels may still be compiling; else look at Redis, at the guard, and at the log's last warning.")
     if all_events >= ASKED and refused > REFUSED_SHARE * all_events:
         yield Alert("warning", f"{refused / all_events:.1%} of the last minute's events cannot be read",
                     "They are kept as dead letters, with the reason: `ctr check` shows what is wrong with one.")
@@ -148,10 +153,15 @@ def _scoring(history: History) -> Iterator[Alert]:
         yield Alert("warning", f"{prior:.0f} rows were given the prior in the last minute",
                     "Nothing was known of them in time: a cold cache, or Redis is slow.")
     asked, without = history.grown("ctr_field_features"), history.grown("ctr_field_features_without_row")
-    for labels, count in asked.items():
-        if count >= ASKED and without.get(labels, 0.0) > UNKNOWN_SHARE * count:
-            yield Alert("warning", f"Nearly no value of {labels[-1]} is known to the model",
-                        "Has what bidders send changed its form? `ctr check` shows what values become.")
+    unknown = [
+        labels[-1]
+        for labels, count in asked.items()
+        if count >= ASKED and without.get(labels, 0.0) > UNKNOWN_SHARE * count
+    ]
+    if unknown:
+        named = ", ".join(unknown[:4]) + (f" and {len(unknown) - 4} other fields" if len(unknown) > 4 else "")
+        yield Alert("warning", f"The model knows nearly no value of {named}",
+                    "Has what bidders send changed its form? `ctr check` shows what values become.")
 
 
 def _seconds(seconds: float) -> str:

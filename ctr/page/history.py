@@ -127,6 +127,11 @@ class History:
             ],
         }
 
+    @property
+    def seconds(self) -> float:
+        """Over how much time `grown` tells."""
+        return self._points[-1][0] - self._marks[0][0] if self._marks else 0.0
+
     def grown(self, name: str) -> dict[tuple[str, ...], float]:
         """How much a counter has grown in about the last minute, by label values (none: the empty tuple).
 

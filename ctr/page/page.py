@@ -36,7 +36,8 @@ _MOST_LABELS = 256
 """Label values of one metric that are sent: of more (partitions) the largest."""
 
 _JUDGED = (
-    "ctr_window_events", "ctr_base_rate_ratio", "ctr_normalized_entropy_ratio", "ctr_auc_ratio", "ctr_calibration_ratio",
+    "ctr_window_events", "ctr_base_rate_ratio", "ctr_normalized_entropy_ratio", "ctr_auc_ratio",
+    "ctr_calibration_ratio",
 )  # fmt: skip
 
 Names = Callable[[Sequence[int]], Mapping[int, str]]

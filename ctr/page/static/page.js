@@ -20,10 +20,10 @@ let awaySince = null;
 let featuresAt = -Infinity;
 let timer = null;
 
-async function ask(url, options = {}) {
+async function ask(url, options = {}, patience = PATIENCE_MS) {
   const token = sessionStorage.getItem(KEPT);
   const headers = { ...options.headers, ...(token ? { authorization: `Bearer ${token}` } : {}) };
-  const reply = await fetch(url, { ...options, headers, cache: 'no-store', signal: AbortSignal.timeout(PATIENCE_MS) });
+  const reply = await fetch(url, { ...options, headers, cache: 'no-store', signal: AbortSignal.timeout(patience) });
   const body = (reply.headers.get('content-type') ?? '').includes('json') ? await reply.json() : {};
   return { ok: reply.ok, status: reply.status, headers: reply.headers, body };
 }

@@ -4,6 +4,7 @@ import { diverging, element } from './charts.js';
 import { format } from './state.js';
 
 const MOST = 14;
+const PATIENCE_MS = 60000; // a trainer's first answer loads kernels
 const signed = (value) => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(3)}`;
 
 export class Scoring {
@@ -62,7 +63,7 @@ export class Scoring {
       // The text as it was typed: to parse it and write it again would round large integers.
       const reply = await this.ask(this.state.described.explain, {
         method: 'POST', headers: { 'content-type': 'application/json' }, body: `{"instances": [${text}]}`,
-      });
+      }, PATIENCE_MS);
       if (reply.ok) this.show(reply.body.explanations[0], reply.headers);
       else this.say(reply.body.error ?? `answered with ${reply.status}`);
     } catch (error) {

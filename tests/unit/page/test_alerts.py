@@ -75,6 +75,23 @@ def test_a_model_that_has_seen_little_is_not_judged():
     assert found(TRAINING | {"ctr_normalized_entropy_ratio": math.nan, "ctr_calibration_ratio": 9.0}) == []
 
 
+def test_nothing_is_learned_while_events_wait():
+    waiting = TRAINING | {"ctr_source_lag": {("0",): 70.0, ("1",): 5.0}}
+    (alert,) = found(waiting, waiting)
+    assert alert.what.startswith("Nothing is learned, and 75 ")
+    assert found(waiting) == []  # it was not looked at for long enough
+    assert found(waiting, TRAINING | {"ctr_events": {("learned",): 80_000.0}}) == []
+    assert found(TRAINING | {"ctr_source_lag": {("0",): 0.0}}, TRAINING) == []
+
+
+def test_many_fields_are_one_line():
+    fields = {("ads", f"f{i}"): 1000.0 for i in range(6)}
+    before = {"ctr_field_features": dict.fromkeys(fields, 0.0), "ctr_field_features_without_row": {}}
+    numbers = {"ctr_field_features": fields, "ctr_field_features_without_row": fields}
+    (alert,) = found(numbers, before, declared=SCORER)
+    assert alert.what.endswith("f0, f1, f2, f3 and 2 other fields")
+
+
 def test_a_share_of_events_that_cannot_be_read():
     before = TRAINING | {"ctr_events": {("learned",): 90_000.0 - ASKED, ("held_out",): 0.0, ("refused",): 0.0}}
     (alert,) = found(TRAINING, before)
@@ -86,7 +103,7 @@ def test_a_share_of_events_that_cannot_be_read():
     ({"ctr_score_requests": {("/v1/models/{model}:predict", "500"): 2.0}}, "bad", "2 requests"),
     ({"ctr_score_fallbacks": {("ads", "late"): 4.0}}, "warning", "4 rows were given the prior"),
     ({"ctr_field_features": {("ads", "user"): 2000.0, ("ads", "site"): 2000.0},
-      "ctr_field_features_without_row": {("ads", "user"): 300.0, ("ads", "site"): 990.0}}, "warning", "value of site"),
+      "ctr_field_features_without_row": {("ads", "user"): 300.0, ("ads", "site"): 990.0}}, "warning", "nearly no value of site"),
 ])  # fmt: skip
 def test_each_trouble_of_a_scorer(changed, level, words):
     (alert,) = found(SERVING | changed, SERVING, declared=SCORER)
