@@ -1,4 +1,4 @@
-"""A table in, the features that weigh most and those learned most often out: a bounded look, while others learn.
+"""A table in, the features that weigh most and are learned most often out: a bounded look, while others learn.
 
 Nothing is locked. The table's memory never moves, so a look beside the learner is safe; what it sees of a row may be an
 event older than what it sees of the next, which is fine for eyes.
@@ -44,10 +44,18 @@ class Features:
     def best(self, by: NDArray[np.float32] | NDArray[np.int64], most: int) -> Features:
         """The `most` with the largest `by`, largest first; those where it is 0 are left out."""
         order = np.argsort(-by, kind="stable")[:most]
-        return self._of(order[by[order] > 0])
+        return self.chosen(order[by[order] > 0])
 
-    def _of(self, chosen: NDArray[np.int64]) -> Features:
-        return Features(self.keys[chosen], self.fields[chosen], self.weights[chosen], self.updates[chosen])
+    def typical(self) -> NDArray[np.int64]:
+        """Places of those with the most updates of each field."""
+        order = np.argsort(-self.updates, kind="stable")
+        _, first = np.unique(self.fields[order], return_index=True)
+        places: NDArray[np.int64] = order[first]
+        return places
+
+    def chosen(self, places: NDArray[np.int64]) -> Features:
+        """Those at these places."""
+        return Features(self.keys[places], self.fields[places], self.weights[places], self.updates[places])
 
 
 class Top:
@@ -66,13 +74,13 @@ class Top:
         self._first = layout.FIRST_ROW + table.shape.pair_rows
         self._next = self._first
 
-    def look(self) -> tuple[Features, Features]:
+    def look(self) -> tuple[Features, Features, Features]:
         """Look at the next `LOOK_ROWS` rows, and again at those found before.
 
         Returns
         -------
-        (Features, Features)
-            By absolute linear weight, and by updates.
+        (Features, Features, Features)
+            By absolute linear weight; by updates; and of each field the one with the most updates.
         """
         end = int(self.table.counters[layout.NEXT_ROW])
         begin = self._next if self._next < end else self._first
@@ -81,11 +89,13 @@ class Top:
         for at in range(begin, self._next, _CHUNK):
             rows, features = self._read(np.arange(at, min(at + _CHUNK, self._next)))
             found += [_largest(rows, by, self._most) for by in (np.abs(features.weights), features.updates)]
+            found.append(rows[features.typical()])
             time.sleep(_PAUSE_S)
         rows, features = self._read(np.unique(np.concatenate(found)))
         heavy, frequent = (features.best(by, self._most) for by in (np.abs(features.weights), features.updates))
-        self._found = rows[np.isin(features.keys, np.concatenate([heavy.keys, frequent.keys]))]
-        return heavy, frequent
+        typical = features.chosen(features.typical())
+        self._found = rows[np.isin(features.keys, np.concatenate([heavy.keys, frequent.keys, typical.keys]))]
+        return heavy, frequent, typical
 
     def _read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Features]:
         """Those of the rows that a feature has, and what stands in their heads."""

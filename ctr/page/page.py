@@ -216,13 +216,13 @@ class _Tops:
             return {"rows": 0, "weight": [], "updates": [], "example": None}
         if self._top is None or self._top.table is not table:
             self._top = Top(table)
-        heavy, frequent = self._top.look()
-        names = self.subject.names([*heavy.keys.tolist(), *frequent.keys.tolist()])
+        heavy, frequent, typical = self._top.look()
+        names = self.subject.names([key for features in (heavy, frequent, typical) for key in features.keys.tolist()])
         return {
             "rows": table.rows,
             "weight": _listed(heavy, spec, names),
             "updates": _listed(frequent, spec, names),
-            "example": _example(frequent, spec, names),
+            "example": _example(typical, spec, names),
         }
 
 
@@ -239,10 +239,10 @@ def _listed(features: Features, spec: Spec, names: Mapping[int, str]) -> list[di
     ]  # fmt: skip
 
 
-def _example(frequent: Features, spec: Spec, names: Mapping[int, str]) -> dict[str, str | list[str]] | None:
-    """An event of values that are often seen; None where the dictionary has no words for any."""
+def _example(typical: Features, spec: Spec, names: Mapping[int, str]) -> dict[str, str | list[str]] | None:
+    """An event of each field's most frequent value; None where the dictionary has no words for any."""
     found: dict[str, str | list[str]] = {}
-    for key, index in zip(frequent.keys.tolist(), frequent.fields.tolist(), strict=True):
+    for key, index in zip(typical.keys.tolist(), typical.fields.tolist(), strict=True):
         field, name = spec.fields[index], names.get(key, "")
         begin = f"{field.name}="
         if name.startswith(begin) and not field.derived and field.transform is None and "." not in field.column:

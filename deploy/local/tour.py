@@ -105,7 +105,7 @@ def ask(scorer: Worker, newest: int, requests: Requests, base_rate: float) -> No
     """Score the newest impressions over HTTP and compare with the truth."""
     requests.market.events(max(0, newest - ROWS - requests.drawn))
     requests.drawn = max(newest, requests.drawn + ROWS)
-    events = requests.market.events(ROWS)
+    events = requests.market.events(ROWS, np.full(ROWS, time.time()))
     body = msgspec.json.encode({"instances": requests.market.rows(events)})
     url = f"{scorer.address}/v1/models/ads:predict"
     request = urllib.request.Request(url, body, {"content-type": "application/json"})  # noqa: S310  loopback

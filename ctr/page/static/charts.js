@@ -1,6 +1,6 @@
 // Curves go in, SVG comes out: axes, units, and one moment that all charts show together.
 
-import { format } from './state.js';
+import { format, short } from './state.js';
 
 const SVG = 'http://www.w3.org/2000/svg';
 const HEIGHT = 148;
@@ -55,14 +55,14 @@ const TIME_STEPS = [5, 10, 15, 30, 60, 120, 300, 600];
 // One card: title, what the curves are and their values, and the plot.
 export class Chart {
   // lines: [{name, colour}]; references: [{name}] whose values come with each update, drawn as level lines.
-  constructor(host, { id, title, unit, lines, zero = true, kind = 'line', show = format.count, axis = show }) {
+  constructor(host, { id, title, unit, lines, zero = true, kind = 'line', show = format.count, axis = short(show) }) {
     Object.assign(this, { id, title, unit, lines, zero, kind, show, axis });
     this.data = null;
     this.values = lines.map(({ colour }) => element('b', { class: `c-${colour}` }));
-    this.legend = element('ul', { class: 'legend' }, ...lines.map(({ name, colour, dashed }, i) => {
-      const swatch = element('span', { class: `swatch b-${colour}${dashed ? ' dashed' : ''}`, 'aria-hidden': 'true' });
-      return element('li', {}, swatch, element('span', { text: name }), this.values[i]);
-    }));
+    this.entries = lines.map(({ name, colour, dashed }, i) => element('li', {},
+      element('span', { class: `swatch b-${colour}${dashed ? ' dashed' : ''}`, 'aria-hidden': 'true' }),
+      element('span', { text: name }), this.values[i]));
+    this.legend = element('ul', { class: 'legend' }, ...this.entries);
     this.facts = element('p', { class: 'facts' });
     this.svg = drawn('svg', { class: 'plot', height: HEIGHT, 'aria-hidden': 'true' });
     this.plot = element('div', {
@@ -85,6 +85,9 @@ export class Chart {
 
   update(data) {
     this.data = data; // {t, curves: [values], facts: [text], from, to}
+    // of trouble that is not there nothing is said
+    this.silent = this.lines.map(({ trouble }, i) => Boolean(trouble) && !data.curves[i].some((value) => value > 0));
+    this.entries.forEach((entry, i) => { entry.hidden = this.silent[i]; });
     this.facts.textContent = (data.facts ?? []).join(' · ');
     this.facts.hidden = !this.facts.textContent;
     this.draw();
@@ -163,7 +166,7 @@ export class Chart {
     }
     parts.push(drawn('line', { class: 'axis', x1: MARGIN.left, x2: width - MARGIN.right, y1: base + 0.5, y2: base + 0.5 }));
     if (this.kind === 'stems') parts.push(...this.stems(t, curves[0], x, y, base));
-    else curves.forEach((values, i) => parts.push(...this.curve(t, values, this.lines[i], x, y, base, i)));
+    else curves.forEach((values, i) => this.silent[i] || parts.push(...this.curve(t, values, this.lines[i], x, y, base)));
     this.marker = drawn('g', { class: 'marker' });
     parts.push(this.marker);
     if (!known.length) {
@@ -215,7 +218,7 @@ export class Chart {
       if (this.kind === 'line') {
         this.lines.forEach(({ colour }, i) => {
           const value = this.at(i, moment);
-          if (value !== null) parts.push(drawn('circle', { class: `dot f-${colour}`, cx: x(moment), cy: y(value), r: 3.5 }));
+          if (value !== null && !this.silent[i]) parts.push(drawn('circle', { class: `dot f-${colour}`, cx: x(moment), cy: y(value), r: 3.5 }));
         });
       }
     }

@@ -2,7 +2,7 @@
 
 import { element } from './charts.js';
 import { Panels } from './panels.js';
-import { Scoring, TopFeatures, showSlices } from './score.js';
+import { Scoring, showFeatures, showSlices } from './score.js';
 import { State, format } from './state.js';
 
 const EVERY_MS = 1000;
@@ -14,7 +14,6 @@ const by = (id) => document.getElementById(id);
 const state = new State();
 const panels = new Panels(by('tiles'), by('charts'));
 const scoring = new Scoring(state, ask);
-const top = new TopFeatures(by('top'));
 let next = '';
 let awaySince = null;
 let featuresAt = -Infinity;
@@ -57,7 +56,7 @@ async function lookAtFeatures() {
     const model = state.model;
     const reply = await ask(`page/features?model=${encodeURIComponent(model)}`);
     if (!reply.ok || model !== state.model) return;
-    top.update(reply.body);
+    showFeatures(by('top'), reply.body);
     scoring.offer(reply.body.example);
     if (!state.view) return;
     const judged = await ask('page/slices');

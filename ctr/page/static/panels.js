@@ -13,13 +13,13 @@ const logistic = (state) => state.described.loss === 'logistic';
 const CHARTS = [
   {
     id: 'throughput', title: 'Throughput', unit: 'events a second', needs: 'ctr_events', show: format.rate,
-    lines: [{ name: 'learned', colour: 'one', area: true }, { name: 'cannot be read', colour: 'three' }],
+    lines: [{ name: 'learned', colour: 'one', area: true }, { name: 'cannot be read', colour: 'three', trouble: true }],
     curves: (s) => [s.rate('ctr_events', { result: 'learned' }), s.rate('ctr_events', { result: 'refused' })],
     facts: (s) => [`${format.count(s.number('ctr_events', { result: 'learned' }))} since the start`],
   },
   {
     id: 'requests', title: 'Requests', unit: 'a second', needs: 'ctr_score_requests', show: format.rate,
-    lines: [{ name: 'answered', colour: 'one', area: true }, { name: 'errors', colour: 'three' }],
+    lines: [{ name: 'answered', colour: 'one', area: true }, { name: 'errors', colour: 'three', trouble: true }],
     curves: (s) => {
       const all = s.rate('ctr_score_requests');
       const good = s.rate('ctr_score_requests', { code: '200' });
@@ -34,10 +34,10 @@ const CHARTS = [
   },
   {
     id: 'entropy', title: 'Normalised entropy', unit: 'lower is better', needs: (s) => s.has('ctr_normalized_entropy_ratio') && logistic(s),
-    show: format.ratio, zero: false,
+    show: format.ratio, axis: format.ratio, zero: false,
     lines: [{ name: 'model', colour: 'one' }, { name: 'base rate', colour: 'grey', dashed: true }],
     curves: (s) => [s.curve('ctr_normalized_entropy_ratio'), constant(s, 1)],
-    facts: (s) => [`the last ${format.count(s.number('ctr_window_events'))} events, each predicted before it is learned`],
+    facts: (s) => [`last ${format.count(s.number('ctr_window_events'))} events, predicted before they are learned`],
   },
   {
     id: 'logloss', title: 'Logloss', unit: 'nats, lower is better', needs: (s) => s.has('ctr_logloss') && logistic(s), show: format.fine, axis: format.ratio, zero: false,
@@ -46,18 +46,18 @@ const CHARTS = [
     facts: (s) => [`base rate ${format.percent(s.number('ctr_base_rate_ratio'))}`],
   },
   {
-    id: 'served', title: 'Served quality', unit: 'normalised entropy', zero: false, show: format.ratio,
+    id: 'served', title: 'Served quality', unit: 'normalised entropy', zero: false, show: format.ratio, axis: format.ratio,
     needs: (s) => s.rows('ctr_normalized_entropy_ratio', { view: 'served' }).length > 0 && s.view === 'trainer',
     lines: [{ name: 'as answered', colour: 'two' }, { name: 'before learning', colour: 'one' }],
     curves: (s) => ['served', 'trainer'].map((view) => s.curve('ctr_normalized_entropy_ratio', { view })),
   },
   {
-    id: 'auc', title: 'AUC', unit: '0.5 is chance', needs: (s) => s.has('ctr_auc_ratio') && logistic(s), show: format.ratio, zero: false,
+    id: 'auc', title: 'AUC', unit: '0.5 is chance', needs: (s) => s.has('ctr_auc_ratio') && logistic(s), show: format.ratio, axis: format.ratio, zero: false,
     lines: [{ name: 'model', colour: 'one' }],
     curves: (s) => [s.curve('ctr_auc_ratio')],
   },
   {
-    id: 'calibration', title: 'Calibration', unit: 'sum of predictions over clicks', needs: (s) => s.has('ctr_calibration_ratio') && logistic(s), show: format.ratio, zero: false,
+    id: 'calibration', title: 'Calibration', unit: 'sum of predictions over clicks', needs: (s) => s.has('ctr_calibration_ratio') && logistic(s), show: format.ratio, axis: format.ratio, zero: false,
     lines: [{ name: 'model', colour: 'one' }, { name: 'perfect', colour: 'grey', dashed: true }],
     curves: (s) => [s.curve('ctr_calibration_ratio'), constant(s, 1)],
   },
@@ -103,7 +103,7 @@ const CHARTS = [
     facts: (s) => [`${format.count(s.number('ctr_chain_breaks'))} breaks of the chain`],
   },
   {
-    id: 'hits', title: 'Cache', unit: 'features known when asked for', needs: 'ctr_cache_features', show: format.percent,
+    id: 'hits', title: 'Cache', unit: 'features known when asked for', needs: 'ctr_cache_features', show: format.percent, axis: (value) => `${Math.round(100 * value)} %`,
     lines: [{ name: 'known', colour: 'one' }],
     curves: (s) => {
       const [hits, misses] = ['hit', 'miss'].map((result) => s.rate('ctr_cache_features', { result }, 10));

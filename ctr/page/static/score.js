@@ -1,4 +1,4 @@
-// An event goes in, its prediction and where that comes from come out; and the features that weigh most.
+// An event goes in, its prediction and where that comes from come out; slices, and the features that weigh most.
 
 import { diverging, element } from './charts.js';
 import { format } from './state.js';
@@ -81,7 +81,7 @@ export class Scoring {
     ].sort((a, b) => Math.abs(b.term) - Math.abs(a.term));
     const rest = terms.slice(MOST);
     const rows = [...terms.slice(0, MOST)];
-    if (rest.length) rows.push({ name: `${rest.length} others`, term: rest.reduce((sum, { term }) => sum + term, 0) });
+    if (rest.length) rows.push({ name: rest.length > 1 ? `${rest.length} others` : 'one other', term: rest.reduce((sum, { term }) => sum + term, 0) });
     const logistic = this.state.described.loss === 'logistic';
     const version = headers.get('x-ctr-version');
     const age = Number(headers.get('x-ctr-staleness-seconds') ?? NaN);
@@ -127,49 +127,29 @@ export function showSlices(section, slices, view) {
     }))));
 }
 
-export class TopFeatures {
-  constructor(host) {
-    this.host = host;
-    this.found = null;
-    for (const input of document.querySelectorAll('input[name=by]')) input.addEventListener('change', () => this.draw());
+// Two tables: the largest linear weights, and the features learned most often.
+export function showFeatures(host, { weight, updates }) {
+  if (!updates.length) {
+    host.replaceChildren(element('p', { class: 'hint', text: 'Nothing is learned yet.' }));
+    return;
   }
-
-  update(found) {
-    this.found = found;
-    this.draw();
+  const words = ({ name, field, key }) => name ?? `${field} #${key.slice(0, 8)}`;
+  const seen = (feature) => `${format.count(feature.updates)} events`;
+  const most = Math.max(...updates.map((feature) => feature.updates));
+  const table = (id, caption, rows) => element('table', { class: 'diverging', id },
+    element('caption', { text: caption }), element('tbody', {}, ...rows));
+  host.replaceChildren(
+    table('by-weight', 'with the largest linear weights', diverging(weight.map((feature) => ({ name: words(feature), note: seen(feature), term: feature.weight })), signed)),
+    table('by-updates', 'learned most often', updates.map((feature) => {
+      const bar = element('span', { class: 'bar b-four' });
+      bar.style.width = `${((100 * feature.updates) / most).toFixed(1)}%`;
+      return element('tr', {},
+        element('th', { scope: 'row' }, element('span', { class: 'words', text: words(feature) })),
+        element('td', { class: 'terms', 'aria-hidden': 'true' }, element('span', { class: 'track plain' }, bar)),
+        element('td', { class: 'term', text: format.count(feature.updates) }));
+    })),
+  );
+  if ([...weight, ...updates].every((feature) => feature.name === null)) {
+    host.append(element('p', { class: 'hint', text: 'Start the trainer with --names 0.01 to see values instead of keys.' }));
   }
-
-  draw() {
-    if (!this.found) return;
-    const by = document.querySelector('input[name=by]:checked').value;
-    const features = this.found[by];
-    if (!features.length) {
-      this.host.replaceChildren(element('p', { class: 'hint', text: 'Nothing is learned yet.' }));
-      return;
-    }
-    const words = ({ name, field, key }) => name ?? `${field} #${key.slice(0, 8)}`;
-    const rows = features.map((feature) => ({
-      name: words(feature), note: `${format.count(feature.updates)} events`, term: by === 'weight' ? feature.weight : feature.updates, strong: false,
-    }));
-    const table = by === 'weight'
-      ? element('tbody', {}, ...diverging(rows, signed))
-      : element('tbody', {}, ...counted(rows, features));
-    this.host.replaceChildren(element('table', { class: by === 'weight' ? 'diverging' : 'diverging counted' },
-      element('caption', { class: 'unseen', text: by === 'weight' ? 'Features with the largest linear weights' : 'Features learned most often' }), table));
-    if (features.every((feature) => feature.name === null)) {
-      this.host.append(element('p', { class: 'hint', text: 'Start the trainer with --names 0.01 to see values instead of keys.' }));
-    }
-  }
-}
-
-function counted(rows, features) {
-  const most = Math.max(...rows.map(({ term }) => term), 1);
-  return rows.map(({ name, term }, i) => {
-    const bar = element('span', { class: 'bar b-four' });
-    bar.style.width = `${((100 * term) / most).toFixed(1)}%`;
-    return element('tr', {},
-      element('th', { scope: 'row' }, element('span', { class: 'words', text: name }), element('span', { class: 'note', text: `weight ${signed(features[i].weight)}` })),
-      element('td', { class: 'terms', 'aria-hidden': 'true' }, element('span', { class: 'track plain' }, bar)),
-      element('td', { class: 'term', text: format.count(term) }));
-  });
 }

@@ -173,6 +173,9 @@ function scaled(value, base, units) {
 
 const number = (format) => (value) => (value === null || value === undefined || !Number.isFinite(value) ? DASH : format(value));
 
+// For an axis: 2.50 k becomes 2.5 k.
+export const short = (show) => (value) => show(value).replace(/(\.\d*?)0+(?!\d)/, '$1').replace(/\.(?!\d)/, '');
+
 export const format = {
   count: number((value) => scaled(value, 1000, ['', ' k', ' M', ' G']).join('')),
   rate: number((value) => `${scaled(Math.round(value * 100) / 100, 1000, ['', ' k', ' M', ' G']).join('')}/s`),
@@ -184,6 +187,7 @@ export const format = {
     return `${hundred.toFixed(Math.abs(hundred) < 0.995 ? 2 : Math.abs(hundred) < 9.95 ? 2 : 1)} %`;
   }),
   seconds: number((value) => {
+    if (value === 0) return '0 s';
     if (value < 0.0009995) return `${(value * 1e6).toFixed(0)} µs`;
     if (value < 0.9995) return `${(value * 1000).toPrecision(3).replace(/\.0+$/, '')} ms`;
     if (value < 119.5) return `${value.toFixed(value < 9.95 ? 1 : 0)} s`;

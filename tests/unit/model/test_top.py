@@ -57,11 +57,13 @@ def test_the_largest_of_all_rows(kind, monkeypatch):
     monkeypatch.setattr(top_module, "_CHUNK", 64)
     model = model_of(kind)
     truth = heads(model)
-    heavy, frequent = Top(model.table, most=9).look()
+    heavy, frequent, typical = Top(model.table, most=9).look()
     for features, by in ((heavy, lambda head: abs(head[1])), (frequent, lambda head: head[2])):
         assert {key: tuple(rest) for key, rest in listed(features).items()}.items() <= truth.items()
         sizes = [by(truth[key]) for key in features.keys.tolist()]
         assert sizes == sorted(map(by, truth.values()), reverse=True)[:9]
+    most = {field: max(head[2] for head in truth.values() if head[0] == field) for field in range(3)}
+    assert dict(zip(typical.fields.tolist(), typical.updates.tolist(), strict=True)) == most
 
 
 def test_a_large_table_takes_several_looks(monkeypatch):
@@ -80,14 +82,13 @@ def test_a_large_table_takes_several_looks(monkeypatch):
 def test_rows_that_left_are_not_shown():
     model = model_of("ffm")
     top = Top(model.table, most=5)
-    heavy, _ = top.look()
+    heavy, *_ = top.look()
     model.forget(heavy.keys)
-    again, _ = top.look()
+    again, *_ = top.look()
     assert not set(again.keys.tolist()) & set(heavy.keys.tolist())
     assert len(again.keys) == 5
 
 
 def test_an_empty_table_has_none():
     spec = specification.parse('name = "ads"\nfields = [{name = "user"}]')
-    heavy, frequent = Top(Model(spec).table).look()
-    assert len(heavy.keys) == len(frequent.keys) == 0
+    assert [len(features.keys) for features in Top(Model(spec).table).look()] == [0, 0, 0]
