@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a fresh Debian 12 needs: `setup.sh python` makes .venv with the locked packages, `setup.sh services` installs
-# redis-server, Java, Maven and Prometheus where they are missing, without letting them start. Quick when all is there.
+# redis-server, Java, Maven, Prometheus and Chromium where they are missing, without letting them start. Quick when all is there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -56,6 +56,7 @@ services() {
     if ! command -v java >/dev/null; then missing+=(default-jre-headless); fi
     if ! command -v mvn >/dev/null; then missing+=(maven); fi
     if ! command -v prometheus >/dev/null; then missing+=(prometheus) units+=(prometheus); fi
+    if ! command -v chromium >/dev/null; then missing+=(chromium); fi
     if [ ${#missing[@]} -eq 0 ]; then
         return
     fi

@@ -1,4 +1,4 @@
-"""What tests ask for: a real Kafka, a real Redis, the shared click logs; and what is missing, said aloud.
+"""What tests ask for: a real Kafka, Redis and Chromium, the shared click logs; and what is missing, said aloud.
 
 Services are spawned on free ports once a session and end with it, however it ends. CTR_TEST_KAFKA (host:port) and
 CTR_TEST_REDIS (URL; its database is flushed) name running ones instead. What cannot be had skips a test with the
@@ -24,6 +24,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "(read|open)_text is deprecated", DeprecationWarning)
     from deploy.local.kafka import Cluster, Kafka
 
+from deploy.local.chromium import browser
 from deploy.local.process import ServiceMissingError, free_port
 from deploy.local.redis import Redis
 
@@ -38,16 +39,23 @@ hypothesis.settings.load_profile("ci" if CI else "default")
 @contextmanager
 def _service(service):
     """Start a service for a fixture and stop it at the end."""
-    try:
+    with _skipped_where_missing():
         service.start()
-    except ServiceMissingError as error:
-        if CI:
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
     try:
         yield service
     finally:
         service.stop()
+
+
+@contextmanager
+def _skipped_where_missing():
+    """What this machine does not have skips a test; with CI=true it fails."""
+    try:
+        yield
+    except ServiceMissingError as error:
+        if CI:
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +133,13 @@ def breakable_redis(own_redis):
         client.flushdb()
     yield own_redis
     _heal(own_redis)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A real browser. Of one module: while Playwright runs, no other test of this thread can run an event loop."""
+    with _skipped_where_missing(), browser() as running:
+        yield running
 
 
 def _heal(service):

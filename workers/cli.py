@@ -138,12 +138,18 @@ def main(context: click.Context, log_level: str) -> None:
               help="Seconds from one to the next.")  # fmt: skip
 @click.option("--snapshot-keep", type=click.IntRange(min=1), default=24, show_default=True,
               help="Newest ones to keep.")  # fmt: skip
+@click.option("--token-file", type=click.Path(path_type=Path), help="File with a token that the live page asks for; or "
+              "CTR_TOKEN in the environment. Probes and /metrics need none.")  # fmt: skip
+@click.option("--token", envvar="CTR_TOKEN", hidden=True)  # as of serve
 def train(**options: Any) -> None:
     """Learn from events, one by one, and publish the parameters to Redis."""
     from workers import train as worker  # noqa: PLC0415  numba takes a second: only where needed
+    from workers.serve import read_token  # noqa: PLC0415  as above
 
     if options["path"] is not None:  # a flag wins over the environment
         _drop_from_environment(options, "kafka", "topic")
+    if (token_file := options.pop("token_file")) is not None:
+        options["token"] = read_token(token_file)
     sys.exit(worker.train(worker.TrainSettings(**options)))
 
 

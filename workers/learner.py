@@ -17,7 +17,6 @@ from ctr.store import Cut, Resume, Watermarks
 from workers.pipeline import Chunk, Standing
 
 
-
 class Learner:
     """What a take-over makes, and the next one throws away.
 

@@ -15,6 +15,7 @@ from ctr.serving.limits import Limits
 from ctr.serving.scorer import Scorer
 from ctr.serving.server import address_of, open_socket, run
 from workers.lifecycle import ExitCode, Shutdown, retry
+from workers.page import scorer_page
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
 _SWITCH_S = 0.0005
@@ -106,8 +107,10 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
             token=settings.token,
             ready=lambda: "stopping" if stopping.requested else None,
         )
+        page = scorer_page(app, scorers)
         for scorer in scorers:
             scorer.start()
+        page.start()
         generations = [scorer.model_id for scorer in scorers]
         logger.info("serving", generations=generations, listen=address_of(bound), isa=simd.ISA)
         # Requests wait for the follower's thread to give the interpreter up: up to 5 ms by Python's default.
@@ -126,6 +129,7 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
         try:
             run(app, bound, tick)
         finally:
+            page.stop()
             app.close()
             for scorer in scorers:
                 scorer.close()

@@ -19,6 +19,7 @@ from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters,
 from workers.follower import Follower
 from workers.lifecycle import ExitCode, Shutdown
 from workers.names import NameTaker
+from workers.page import trainer_page
 from workers.snapshot import Periodic
 from workers.sources import Source
 from workers.sources.files import FileSource
@@ -53,6 +54,7 @@ class TrainSettings:
     snapshot_interval_s: float = 3600.0
     snapshot_keep: int = 24
     timeout_s: float = 5.0
+    token: str | None = field(default=None, repr=False)
 
 
 def default_scan_threads() -> int:
@@ -94,13 +96,20 @@ def train(settings: TrainSettings) -> ExitCode:
         end_when_refused=settings.path is not None and not settings.follow,
     )  # fmt: skip
     snapshots = _snapshots(settings, spec, lambda: trainer.role == "writer" and trainer.ready() is None)
-    server = None
+    server = page = None
     try:
         if listening is not None:
-            registry = metrics.registry(metrics.TRAINER, lambda: {**trainer.numbers(), **_numbers_of(snapshots)})
-            app = OpsApp(registry, live=trainer.live, ready=trainer.ready, role=lambda: trainer.role)
+            def numbers() -> Mapping[str, metrics.Value]:
+                return {**trainer.numbers(), **_numbers_of(snapshots)}
+
+            registry = metrics.registry(metrics.TRAINER, numbers)
+            app = OpsApp(
+                registry, live=trainer.live, ready=trainer.ready, role=lambda: trainer.role, token=settings.token
+            )
+            page = trainer_page(app, trainer, numbers, spec, settings.redis)
             server = BackgroundServer(app, listening)
             server.start()
+            page.start()
         if snapshots is not None:
             snapshots.start()
         trainer.run()
@@ -114,6 +123,8 @@ def train(settings: TrainSettings) -> ExitCode:
         writer.close()
         if snapshots is not None:
             snapshots.stop()
+        if page is not None:
+            page.stop()
         if server is not None:
             server.stop()
     return ExitCode.OK

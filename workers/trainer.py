@@ -29,6 +29,7 @@ from ctr.events import encode_rows, open_reader
 from ctr.events.messages import Refusal
 from ctr.kernels import simd
 from ctr.model import Model
+from ctr.model.table import Table
 from ctr.quality import Progressive
 from ctr.spec import Spec
 from ctr.store import Cut, GuardRecord, Lease, ModelWriter
@@ -427,6 +428,11 @@ class Trainer:
     def role(self) -> str:
         """One of `ROLES`."""
         return self._role
+
+    @property
+    def table(self) -> Table | None:
+        """What a writer has learned, to be looked at while it learns on; None of a stand-by."""
+        return None if self._learner is None else self._learner.model.table
 
     def live(self) -> str | None:
         """None while the loop turns, else what is wrong."""

@@ -134,6 +134,11 @@ class App:
         """For the server, which must not collect more than that."""
         return self._max_header_bytes
 
+    @property
+    def has_token(self) -> bool:
+        """Whether routes that are not public ask for a token."""
+        return self._token is not None
+
     def route(self, method: str, path: str, handler: Handler, *, public: bool = False) -> None:
         """Answer `method` on `path`, for example ``/v1/models/{model}:predict``; a part in braces holds no ``/``."""
         known = next((route for route in self._routes if route.name == path), None)
@@ -274,9 +279,19 @@ class OpsApp(App):
             observe=observe,
         )  # fmt: skip
         self._registry = registry
+        self._reasons = {"live": live, "ready": ready, "degraded": degraded}
+        self._role = role
         self.route("GET", "/livez", _probe(live), public=True)
         self.route("GET", "/readyz", _probe(ready, degraded, role), public=True)
         self.route("GET", "/metrics", self._metrics, public=True)
+
+    def reasons(self) -> dict[str, str | None]:
+        """``live``, ``ready`` and ``degraded`` (where not: that it is) -> None while all is well, else what is not."""
+        return {name: reason() for name, reason in self._reasons.items()}
+
+    def role(self) -> str | None:
+        """What the process is at the moment; None where there is but one thing to be."""
+        return None if self._role is None else self._role()
 
     async def _metrics(self, request: Request) -> Response:
         try:

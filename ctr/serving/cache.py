@@ -20,6 +20,7 @@ from ctr.model import Model
 from ctr.model.explanation import Excerpt
 from ctr.model.prepared import PreparedAds
 from ctr.model.ranking import AdQuestion, Question, Ranker
+from ctr.model.table import Table
 from ctr.model.tally import Tally
 from ctr.rows import RowBlock
 from ctr.spec import Spec
@@ -467,6 +468,11 @@ class RowCache:
     def max_rows(self) -> int:
         """Rows held at most."""
         return self._row_limit
+
+    @property
+    def table(self) -> Table:
+        """Rows held, for a look without the lock: they never move, but change meanwhile."""
+        return self._model.table
 
     @property
     def memory_bytes(self) -> int:

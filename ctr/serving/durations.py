@@ -50,3 +50,12 @@ class Durations(Collector):
             below = zip([*map(repr, DURATIONS_S), "+Inf"], map(float, accumulate(counts)), strict=True)
             family.add_metric(labels, list(below), self._sums[labels])
         yield family
+
+    def numbers(self) -> dict[tuple[str, ...], float]:
+        """Requests by label values and a bucket's upper bound, cumulated as Prometheus has them."""
+        (family,) = self.collect()
+        return {
+            (*(sample.labels[name] for name in self._metric.labels), sample.labels["le"]): sample.value
+            for sample in family.samples
+            if "le" in sample.labels
+        }

@@ -162,13 +162,17 @@ class Generation:
         """
         batch = self.encode_row(row, path)
         excerpt, prediction = self.cache.excerpt(batch)
-        names: dict[int, str] = {}
-        if in_words and self.error is None and len(excerpt.keys):
-            try:
-                names = dictionary.read(self._client, self.model_id, excerpt.keys.tolist())
-            except CtrError:
-                names = {}
+        names = self.names(excerpt.keys.tolist()) if in_words else {}
         return explained(excerpt, prediction, row, names)
+
+    def names(self, keys: Sequence[int]) -> dict[int, str]:
+        """Words of the store's dictionary for those of the keys that have any; none where it does not answer."""
+        if self.error is not None or not keys:
+            return {}
+        try:
+            return dictionary.read(self._client, self.model_id, keys)
+        except CtrError:
+            return {}
 
     def warm(self) -> None:
         """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""

@@ -81,7 +81,7 @@ class ScorerApp(OpsApp):
         self._unanswered: Counter[str] = Counter({scorer.name: 0 for scorer in scorers})
         self._fallbacks: Counter[tuple[str, str]] = Counter()
         self._decode = decoder(_PredictRequest)
-        metrics = registry(SCORER, self._numbers)
+        metrics = registry(SCORER, self._counted)
         self._durations = Durations(
             next(metric for metric in SCORER if metric.name == "ctr_score_request_duration_seconds")
         )
@@ -224,7 +224,11 @@ class ScorerApp(OpsApp):
         self._requests[labels] += 1
         self._durations.observe(labels, seconds)
 
-    def _numbers(self) -> Mapping[str, Value]:
+    def numbers(self) -> Mapping[str, Value]:
+        """Every metric of `ctr.metrics.SCORER`, as it stands now; of the histogram the requests by duration."""
+        return {**self._counted(), "ctr_score_request_duration_seconds": self._durations.numbers()}
+
+    def _counted(self) -> Mapping[str, Value]:
         """Everything but the histogram, read at scrape time."""
         numbers: dict[str, dict[tuple[str, ...], float]] = {
             "ctr_score_requests": dict(self._requests),

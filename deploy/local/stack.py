@@ -109,7 +109,7 @@ def services(settings: Settings, *, workers: bool = True) -> list[Service]:
     ]
     if workers:
         train = ["train", str(Path(__file__).with_name("ads.toml")), "--kafka", kafka.bootstrap, "--topic", TOPIC]
-        train += ["--redis", redis.url, "--create", "--listen", trainer]
+        train += ["--redis", redis.url, "--create", "--names", "0.01", "--listen", trainer]
         serve = ["serve", TOPIC, "--redis", redis.url, "--listen", scorer]
         listed += [
             Worker("trainer", run / "trainer", settings.trainer_port, train),

@@ -107,7 +107,7 @@ def ask(scorer: Worker, newest: int, requests: Requests, base_rate: float) -> No
     """Score the newest impressions over HTTP and compare with the truth."""
     requests.market.events(max(0, newest - ROWS - requests.drawn))
     requests.drawn = max(newest, requests.drawn + ROWS)
-    events = requests.market.events(ROWS)
+    events = requests.market.events(ROWS, np.full(ROWS, time.time()))
     body = msgspec.json.encode({"instances": requests.market.rows(events)})
     url = f"{scorer.address}/v1/models/ads:predict"
     request = urllib.request.Request(url, body, {"content-type": "application/json"})  # noqa: S310  loopback
@@ -169,7 +169,7 @@ def running(directory: Path, shutdown: Shutdown, truth: Truth) -> Iterator[tuple
         trainer = Worker(
             "trainer", directory / "trainer", ports[0],
             ["train", str(SPEC), "--create", "--from", str(events), "--follow", "--window", str(WINDOW),
-             *common, f"{HOST}:{ports[0]}"],
+             "--names", "0.05", *common, f"{HOST}:{ports[0]}"],
         )  # fmt: skip
         scorer = Worker("scorer", directory / "scorer", ports[1], ["serve", "ads", *common, f"{HOST}:{ports[1]}"])
         for worker in (trainer, scorer):
