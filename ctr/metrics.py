@@ -34,6 +34,8 @@ TRAINER = (
     Metric("ctr_dead_letters", "counter", "Events refused, by reason.", ("reason",)),
     Metric("ctr_source_up", "gauge", "1 while the source answers, 0 while it does not."),
     Metric("ctr_source_lag", "gauge", "What is left to read: records (Kafka) or bytes (files).", ("partition",)),
+    Metric("ctr_source_gap_events", "counter", "Events given up, since the model was made: the log had lost them, and "
+           "--accept-gap said to go on.", ("partition",)),
     Metric("ctr_event_watermark_seconds", "gauge", "Newest event time learned, seconds since 1970."),
     Metric("ctr_arrival_watermark_seconds", "gauge", "All that arrived before is learned, seconds since 1970."),
     Metric("ctr_stage_seconds", "counter", "Work by stage: fetch, scan, learn, pack, commit.", ("stage",)),

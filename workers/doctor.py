@@ -21,6 +21,7 @@ from ctr.errors import CtrError
 from ctr.kernels import simd
 from ctr.store import archive, connect, health
 from ctr.store.health import ServerFacts
+from workers import kafka_login
 from workers.lifecycle import ExitCode
 from workers.sources import health as kafka_health
 
@@ -53,6 +54,7 @@ class DoctorSettings:
     redis: str = field(repr=False)  # may hold a password
     kafka: str | None = None
     topic: str | None = None
+    kafka_config: Path | None = None
     snapshots: str | None = None
 
 
@@ -280,7 +282,7 @@ def _kafka(settings: DoctorSettings) -> Iterator[Finding]:
         yield Finding("kafka", "warn", "no topic was named", "--topic NAME")
         return
     try:
-        facts = kafka_health.look(settings.kafka, settings.topic)
+        facts = kafka_health.look(settings.kafka, settings.topic, login=kafka_login.read(settings.kafka_config))
     except CtrError as error:
         yield Finding("kafka", "fail", str(error), "start it, or name it by --kafka (CTR_KAFKA)")
         return

@@ -15,6 +15,7 @@ from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
 from ctr.spec import Spec
 from ctr.store import Client, Lease, ModelWriter, connect, names, open_model
+from workers import kafka_login
 from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters, RefusalLimit
 from workers.follower import Follower
 from workers.lifecycle import ExitCode, Shutdown
@@ -34,6 +35,8 @@ class TrainSettings:
     redis: str = field(repr=False)  # may hold a password
     kafka: str | None = None
     topic: str | None = None
+    kafka_config: Path | None = None
+    accept_gap: bool = False
     path: Path | None = None
     follow: bool = False
     start: str = "earliest"
@@ -146,11 +149,15 @@ def _open_source(settings: TrainSettings, spec: Spec) -> tuple[Source, DeadLette
                 raise SettingError(key, str(value), "is for files; with --kafka events and dead letters are in topics")
         if settings.follow:
             raise SettingError("--follow", True, "is for files; a topic is always followed")
+        login = kafka_login.read(settings.kafka_config)
         source = KafkaSource(
             settings.kafka, settings.topic, group=f"ctr-{spec.name}-{spec.generation}", start=settings.start,
-            timeout_s=settings.timeout_s,
+            timeout_s=settings.timeout_s, accept_gap=settings.accept_gap, login=login,
         )  # fmt: skip
-        return source, KafkaDeadLetters(settings.kafka, settings.topic)
+        return source, KafkaDeadLetters(settings.kafka, settings.topic, login=login)
+    for flag, given in (("--accept-gap", settings.accept_gap), ("--kafka-config", settings.kafka_config)):
+        if given:
+            raise SettingError(flag, given, "is for Kafka; with --from a file that lost lines is refused")
     if settings.path is None:
         raise SettingError("--from", None, "one of --from PATH or --kafka HOST:PORT --topic NAME is required")
     if settings.start != "earliest":
