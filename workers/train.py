@@ -14,7 +14,7 @@ from ctr.events import open_reader
 from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
 from ctr.spec import Spec
-from ctr.store import Client, Lease, ModelWriter, connect, names, open_model
+from ctr.store import Client, Lease, ModelWriter, connect, names, open_model, watch
 from workers import kafka_login
 from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters, RefusalLimit
 from workers.follower import Follower
@@ -24,6 +24,7 @@ from workers.snapshot import Periodic
 from workers.sources import Source
 from workers.sources.files import FileSource
 from workers.sources.kafka import KafkaSource
+from workers.store_watch import StoreWatch
 from workers.trainer import Trainer
 
 
@@ -93,18 +94,23 @@ def train(settings: TrainSettings) -> ExitCode:
         window=settings.window, scan_threads=threads, names=_name_taker(settings, spec, client),
         stand_by_when_fenced=settings.when_fenced == "stand-by",
     )  # fmt: skip
+    store_watch = StoreWatch(lambda: watch.look(client))
     snapshots = _snapshots(settings, spec, lambda: trainer.role == "writer" and trainer.ready() is None)
     server = None
     try:
         if listening is not None:
-            registry = metrics.registry(metrics.TRAINER, lambda: {**trainer.numbers(), **_numbers_of(snapshots)})
+            registry = metrics.registry(metrics.TRAINER, lambda: {
+                **trainer.numbers(), **store_watch.numbers(), **_numbers_of(snapshots),
+            })  # fmt: skip
             app = OpsApp(registry, live=trainer.live, ready=trainer.ready, role=lambda: trainer.role)
             server = BackgroundServer(app, listening)
             server.start()
         if snapshots is not None:
             snapshots.start()
+        store_watch.start()
         trainer.run()
     finally:
+        store_watch.stop()
         if trainer.stop_reading():
             source.close()
         trainer.release()

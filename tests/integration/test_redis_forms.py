@@ -125,6 +125,9 @@ def test_a_cluster_of_three_masters(started, kafka, topic, spec, tmp_path):
             assert (model.shards, model.spread) == (16, True)
         with Scorer(url, "ads") as scorer:
             assert 0 < scorer.predict([json.loads(lines[0])])[0] < 1
+        found = {finding["name"] for finding in json.loads(ctr("doctor", "--redis", url, "--json").stdout)}
+        assert {f"redis version ({HOST}:{node.port})" for node in nodes} <= found
+        assert {metric(worker, "ctr_redis_memory_bytes", server=f"{HOST}:{node.port}") > 0 for node in nodes} == {True}
         worker.stop()
     finally:
         worker.kill()
