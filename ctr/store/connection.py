@@ -72,8 +72,8 @@ def servers(client: Client) -> dict[str, Client]:
     """Every server that takes writes, by its address: one, or the masters of a Cluster."""
     given: Any = client
     if isinstance(given, RedisCluster):
-        nodes = given.get_primaries()
-        return {node.name: given.get_redis_connection(node) for node in nodes}  # type: ignore[no-untyped-call]  # as above
+        nodes = given.get_primaries()  # type: ignore[no-untyped-call]  # redis-py has none there
+        return {node.name: given.get_redis_connection(node) for node in nodes}
     pool = given.connection_pool
     options = pool.connection_kwargs
     if "host" in options:
