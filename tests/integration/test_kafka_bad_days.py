@@ -1,6 +1,5 @@
 """What can happen to a topic while a model learns from it, on a real broker: restarts, loss, births, another topic."""
 
-import threading
 import time
 
 import pytest
@@ -23,7 +22,7 @@ from workbench import (
     wait_for,
 )
 
-from ctr.errors import CtrError, PositionLostError
+from ctr.errors import PositionLostError
 from ctr.store import ShardKeys, connect
 from workers.lifecycle import ExitCode
 from workers.sinks import KafkaSink
@@ -76,30 +75,6 @@ def taken(source, count, within_s=20.0):
     return found
 
 
-class Stream(threading.Thread):
-    """Sends events to the first partition all the time, through all outages; some may so be there twice."""
-
-    def __init__(self, kafka, topic):
-        super().__init__(daemon=True)
-        self._kafka, self._topic, self._ended = kafka, topic, threading.Event()
-        self.start()
-
-    def run(self):
-        sink, seed = None, 100
-        while not self._ended.wait(0.05):
-            seed += 1
-            try:
-                sink = sink or KafkaSink(self._kafka.bootstrap, self._topic)
-                sink.send(market_lines(50, seed=seed), partition=0)
-                sink.flush()
-            except CtrError:
-                sink = None
-
-    def end(self):
-        self._ended.set()
-        self.join()
-
-
 def test_a_broker_that_restarts_or_is_killed_and_a_partition_that_is_born(breakable_kafka, redis_url, spec, tmp_path):
     cluster, name = breakable_kafka.cluster, "restarts"
     cluster.create_topic(name)
@@ -111,15 +86,12 @@ def test_a_broker_that_restarts_or_is_killed_and_a_partition_that_is_born(breaka
 
         try:
             worker.start()
-            stream = Stream(cluster, name)
-            for end in (breakable_kafka.stop, breakable_kafka.kill):
-                before = learned()
-                wait_for(lambda before=before: learned() > before)
+            for seed, end in enumerate((breakable_kafka.stop, breakable_kafka.kill)):
+                send(cluster, name, market_lines(40_000, seed=seed))
+                wait_for(lambda seed=seed: learned() > 40_000 * seed, every_s=0.001)
                 end()
-                before = learned()
                 breakable_kafka.start()
-                wait_for(lambda before=before: learned() > before)
-            stream.end()
+                send(cluster, name, market_lines(300, seed=10 + seed))
             with cluster.admin() as admin:
                 admin.create_partitions({name: 3})
             for partition in (1, 2):

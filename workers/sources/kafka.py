@@ -374,7 +374,8 @@ class KafkaSource:
         return lag
 
     def committed(self, offsets: Mapping[str, int]) -> None:
-        self._copy = {tp: OffsetAndMetadata(offsets[self._name(tp)], "", -1) for tp in self._tps}
+        known = {tp: offsets.get(self._name(tp)) for tp in self._tps}  # a partition may have been born since
+        self._copy = {tp: OffsetAndMetadata(at, "", -1) for tp, at in known.items() if at is not None}
         self._consumer.commit_async(self._copy, callback=lambda _offsets, _reply: None)
 
     def close(self) -> None:
