@@ -68,6 +68,11 @@ redis_option = click.option(
     help="Where parameters live: redis://, rediss:// (TLS), unix://, redis+sentinel://HOST:PORT[,...]/NAME, "
     "redis+cluster://HOST:PORT[,...].",
 )
+kafka_config_option = click.option(
+    "--kafka-config", type=click.Path(path_type=Path), envvar="CTR_KAFKA_CONFIG", show_envvar=True,
+    help="File that says how to log in to Kafka: lines as kcat takes them, such as security.protocol=SASL_SSL, "
+    "sasl.mechanism=SCRAM-SHA-256, sasl.username=..., sasl.password=..., ssl.ca.location=...",
+)  # fmt: skip
 listen_option = click.option(
     "--listen", envvar="CTR_LISTEN", metavar="HOST:PORT", show_envvar=True, help="Address of the HTTP endpoints."
 )
@@ -105,10 +110,13 @@ def main(context: click.Context, log_level: str) -> None:
 @redis_option
 @click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Learn from a topic.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Kafka topic; all its partitions are read.")
+@kafka_config_option
 @click.option("--from", "path", type=click.Path(path_type=Path), help="Learn from a file, or the files of a directory.")
 @click.option("--follow", is_flag=True, help="With --from: wait for more instead of ending at the end.")
 @click.option("--start", default="earliest", show_default=True, metavar="earliest|latest|TIME",
               help="Where a new model begins in Kafka; ignored once positions are stored.")  # fmt: skip
+@click.option("--accept-gap", is_flag=True, help="With --kafka: where the log has lost the next events to learn, go on "
+              "without them, counted in the model, instead of stopping.")  # fmt: skip
 @click.option("--create", is_flag=True, help="Make the model if the store does not hold it.")
 @listen_option
 @isa_option
@@ -147,7 +155,7 @@ def train(**options: Any) -> None:
     from workers.serve import read_token  # noqa: PLC0415  as above
 
     if options["path"] is not None:  # a flag wins over the environment
-        _drop_from_environment(options, "kafka", "topic")
+        _drop_from_environment(options, "kafka", "topic", "kafka_config")
     if (token_file := options.pop("token_file")) is not None:
         options["token"] = read_token(token_file)
     sys.exit(worker.train(worker.TrainSettings(**options)))
@@ -339,6 +347,7 @@ def skew(**options: Any) -> None:
 @click.option("--out", metavar="PATH", help="Write events to a file; - for standard output.")
 @click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Send to a topic.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Kafka topic; made if it does not exist.")
+@kafka_config_option
 @click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that is made.")
 @click.option("--events", type=click.IntRange(min=1), help="How many; endless without it.")
 @click.option("--rate", type=_Finite(min=0, min_open=True), help="Events a second; flat out without it.")
@@ -353,7 +362,7 @@ def simulate(**options: Any) -> None:
     from workers.simulate import SimulateSettings, run  # noqa: PLC0415  as above
 
     if options["out"] is not None:
-        _drop_from_environment(options, "kafka", "topic")
+        _drop_from_environment(options, "kafka", "topic", "kafka_config")
     sys.exit(run(SimulateSettings(**options)))
 
 
@@ -364,6 +373,7 @@ def simulate(**options: Any) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, required=True, help="To.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, required=True, help="Made if it does not exist.")
+@kafka_config_option
 @click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that is made.")
 @click.option("--rate", type=_Finite(min=0, min_open=True), help="Lines a second; flat out without it.")
 @click.option("--header", is_flag=True, help="Leave out the first line of each file.")
@@ -489,6 +499,7 @@ def live(model: str, redis: str) -> None:
 @redis_option
 @click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Look at it too.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Of that Kafka.")
+@kafka_config_option
 @click.option("--snapshots", metavar="URL", envvar="CTR_SNAPSHOTS", show_envvar=True, help="Whether it can be written.")
 @_json_option
 @click.option("--plan", "only_plan", is_flag=True, help="Look at nothing: work out what a stream will take.")
@@ -504,8 +515,8 @@ def live(model: str, redis: str) -> None:
 @click.option("--rows-per-s", type=_Finite(min=0), default=100_000.0, show_default=True, help="commit.rows_per_s.")
 @click.option("--scorers", type=click.IntRange(min=0), default=1, show_default=True)
 def doctor(
-    redis: str, kafka: str | None, topic: str | None, snapshots: str | None, as_json: bool, only_plan: bool,
-    **stream: Any,
+    redis: str, kafka: str | None, topic: str | None, kafka_config: Path | None, snapshots: str | None, as_json: bool,
+    only_plan: bool, **stream: Any,
 ) -> None:  # fmt: skip
     """Look at packages, machine, Redis and Kafka: what would keep a worker from its work, and what to do.
 
@@ -516,7 +527,8 @@ def doctor(
 
     if only_plan:
         sys.exit(plan.run(plan.PlanSettings(**stream), click.echo, as_json=as_json))
-    sys.exit(worker.run(worker.DoctorSettings(redis, kafka, topic, snapshots), click.echo, as_json=as_json))
+    settings = worker.DoctorSettings(redis, kafka, topic, kafka_config, snapshots)
+    sys.exit(worker.run(settings, click.echo, as_json=as_json))
 
 
 @main.group()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -85,8 +85,8 @@ class KafkaDeadLetters:
     A letter may be sent twice after a crash; its key (``topic:partition:offset``) is the same then.
     """
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
-        self._sink = KafkaSink(bootstrap, f"{topic}.dlq")
+    def __init__(self, bootstrap: str, topic: str, *, login: Mapping[str, Any] | None = None) -> None:
+        self._sink = KafkaSink(bootstrap, f"{topic}.dlq", login=login)
         self.counts: Counter[str] = Counter()
         self._unsure: list[tuple[bytes, bytes, list[tuple[str, bytes]]]] = []
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -21,6 +21,8 @@ from ctr.errors import CtrError
 from ctr.kernels import simd
 from ctr.store import archive, connect, health
 from ctr.store.health import ServerFacts
+from ctr.store.watch import Gauges
+from workers import kafka_login
 from workers.lifecycle import ExitCode
 from workers.sources import health as kafka_health
 
@@ -53,6 +55,7 @@ class DoctorSettings:
     redis: str = field(repr=False)  # may hold a password
     kafka: str | None = None
     topic: str | None = None
+    kafka_config: Path | None = None
     snapshots: str | None = None
 
 
@@ -155,12 +158,15 @@ def meminfo() -> dict[str, int]:
 def _redis(url: str) -> Iterator[Finding]:
     try:
         with connect(url) as client:
-            facts = health.look(client)
+            found = health.look(client)
     except CtrError as error:
         yield Finding("redis", "fail", str(error), "start it, or name it by --redis (CTR_REDIS)")
         return
     is_local = urlsplit(url).hostname in (None, "localhost", "127.0.0.1", "::1")
-    yield from judge_redis(facts, is_local=is_local)
+    for facts in found:
+        for finding in judge_redis(facts, is_local=is_local):
+            # of a Cluster each master has its say
+            yield finding if len(found) == 1 else replace(finding, name=f"{finding.name} ({facts.server})")
 
 
 def judge_redis(facts: ServerFacts, *, is_local: bool) -> Iterator[Finding]:
@@ -257,10 +263,7 @@ def _replication(facts: ServerFacts) -> Iterator[Finding]:
         )  # fmt: skip
     limits = facts.output_buffer_limits
     if limits is None:
-        yield Finding(
-            "redis output buffers", "warn", "CONFIG is forbidden, so that they are not known",
-            "client-output-buffer-limit should be 0 0 0 for normal clients and 1gb 512mb 120 for replicas",
-        )
+        yield _output_buffers_from_info(facts.info)
         return
     normal = re.search(r"normal (\d+)", limits)
     replica = re.search(r"(?:slave|replica) (\d+)", limits)
@@ -273,6 +276,20 @@ def _replication(facts: ServerFacts) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def _output_buffers_from_info(info: dict[str, object]) -> Finding:
+    """Where CONFIG is forbidden: not the limits, but whether anybody was cut off by them."""
+    largest = Gauges.of(info).output_buffer_bytes / 1e6
+    cut = info.get("client_output_buffer_limit_disconnections")  # Redis 7.2 and newer
+    said = "not counted by this version" if cut is None else f"{cut} so far"
+    return _judged(
+        "redis output buffers",
+        f"CONFIG is forbidden; the largest of late had {largest:.1f} MB, clients cut off by a limit: {said}",
+        cut is not None and int(str(cut)) == 0,
+        "client-output-buffer-limit should be 0 0 0 for normal clients and 1gb 512mb 120 for replicas",
+        otherwise="warn",
+    )
+
+
 def _kafka(settings: DoctorSettings) -> Iterator[Finding]:
     if settings.kafka is None:
         return
@@ -280,7 +297,7 @@ def _kafka(settings: DoctorSettings) -> Iterator[Finding]:
         yield Finding("kafka", "warn", "no topic was named", "--topic NAME")
         return
     try:
-        facts = kafka_health.look(settings.kafka, settings.topic)
+        facts = kafka_health.look(settings.kafka, settings.topic, login=kafka_login.read(settings.kafka_config))
     except CtrError as error:
         yield Finding("kafka", "fail", str(error), "start it, or name it by --kafka (CTR_KAFKA)")
         return

@@ -41,6 +41,9 @@ class Learner:
         self.event_s, self.arrival_s = start.watermarks.event_s, start.watermarks.arrival_s
         self._origins = {name: at for name, at in standing.positions.items() if name not in start.offsets}
         self._known = {*start.offsets, *self._origins}
+        self.gaps = dict(start.gaps)
+        """Events of each partition that were given up, because the log had lost them."""
+        self._count_gaps(start.offsets, standing)
 
     @property
     def positions(self) -> Mapping[str, int]:
@@ -63,6 +66,7 @@ class Learner:
                 self._log.warning("drift", loss=self._quality.drift.mean, events=self._quality.drift.window_events)
             if len(chunk.batch):
                 self.event_s = max(self.event_s, float(np.max(chunk.batch.times_s)))
+        self._count_gaps(self.positions, standing)
         self.standing = standing
         # until the source knows better, what the store says of the positions that we began at
         self.arrival_s = max(self.arrival_s, standing.arrival_s)
@@ -72,6 +76,12 @@ class Learner:
         if self._replay is not None and self._replay.over(standing.positions):
             self._replay = None
             self._log.info("shards_level")
+
+    def _count_gaps(self, before: Mapping[str, int], standing: Standing) -> None:
+        """Take note of jumps from these positions."""
+        for name, begin in standing.skipped_to.items():
+            if begin > before.get(name, begin):
+                self.gaps[name] = self.gaps.get(name, 0) + begin - before[name]
 
     def _predicted(self, batch: Batch, partitions: Sequence[str]) -> NDArray[np.float32]:
         """Predictions from before each event; NaN where they say nothing about quality."""
@@ -88,6 +98,8 @@ class Learner:
             watermarks=self.watermarks,
             gone=self.model.take_gone(),
             origins=self.origins,
+            marks=self.standing.marks,
+            skipped_to=self.standing.skipped_to,
         )
 
     @property
@@ -113,6 +125,7 @@ class Learner:
         rows = self.model.counts
         return {
             "ctr_source_lag": metrics.bounded(self.standing.lag, "partition"),
+            "ctr_source_gap_events": metrics.bounded(self.gaps, "partition"),
             "ctr_event_watermark_seconds": self.event_s,
             "ctr_arrival_watermark_seconds": self.arrival_s,
             "ctr_table_rows": float(self.model.rows),

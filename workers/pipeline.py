@@ -58,6 +58,10 @@ class Standing:
         What was left to read behind it, at most `_LAG_S` ago.
     finished : bool
         Nothing can come after it.
+    marks : mapping of str to str
+        What the source says of the log at these positions.
+    skipped_to : mapping of str to int
+        Positions before which events are lost, and given up.
     """
 
     partitions: Sequence[str]
@@ -65,11 +69,16 @@ class Standing:
     arrival_s: float
     lag: Mapping[str, int]
     finished: bool
+    marks: Mapping[str, str]
+    skipped_to: Mapping[str, int]
 
     @classmethod
     def of(cls, source: Source, lag: Mapping[str, int]) -> Standing:
         """Ask a source that is this thread's."""
-        return cls(tuple(source.partitions), source.positions(), source.arrival_watermark_s(), lag, source.finished)
+        return cls(
+            tuple(source.partitions), source.positions(), source.arrival_watermark_s(), lag, source.finished,
+            source.marks(), dict(source.skipped_to),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +266,10 @@ class Pipeline:
             messages = None
             try:
                 messages = self._source.poll(_POLL_S)
-                answered = asked
+                if self._source.up:
+                    answered = asked
+                elif asked - answered > self._outage_limit_s:
+                    raise SourceUnavailableError(f"the source has not answered for {asked - answered:.0f} s")
             except SourceUnavailableError as error:
                 if asked - answered > self._outage_limit_s:
                     raise

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctr.events.messages import Messages
+from workers import kafka_login
 from workers.lifecycle import ExitCode, Shutdown
 from workers.sinks import KafkaSink
 from workers.sources.files import FileSource
@@ -26,6 +27,7 @@ class ReplaySettings:
     path: Path
     kafka: str
     topic: str
+    kafka_config: Path | None = None
     partitions: int = 1
     rate: float | None = None
     header: bool = False
@@ -36,7 +38,8 @@ def run(settings: ReplaySettings) -> ExitCode:
     shutdown = Shutdown()
     shutdown.install()
     source = FileSource(settings.path, follow=False, max_line_bytes=KafkaSink.MAX_BYTES)
-    sink = KafkaSink(settings.kafka, settings.topic, partitions=settings.partitions)
+    login = kafka_login.read(settings.kafka_config)
+    sink = KafkaSink(settings.kafka, settings.topic, partitions=settings.partitions, login=login)
     began = time.monotonic()
     try:
         sent = replay(source, sink, rate=settings.rate, header=settings.header, stopping=lambda: shutdown.requested)

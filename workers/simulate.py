@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
@@ -36,6 +37,7 @@ class SimulateSettings:
     out: str | None = None
     kafka: str | None = None
     topic: str | None = None
+    kafka_config: Path | None = None
     partitions: int = 1
     events: int | None = None
     rate: float | None = None
@@ -204,9 +206,11 @@ def _open_sink(settings: SimulateSettings) -> Sink:
         raise SettingError("--out", None, "one of --out PATH or --kafka HOST:PORT --topic NAME is required")
     if settings.topic is None:
         raise SettingError("--topic", None, "is required with --kafka")
-    from workers.sinks import KafkaSink  # noqa: PLC0415  kafka-python takes 0.3 s: only where needed
+    from workers import kafka_login  # noqa: PLC0415  kafka-python takes 0.3 s: only where needed
+    from workers.sinks import KafkaSink  # noqa: PLC0415  as above
 
-    return KafkaSink(settings.kafka, settings.topic, partitions=settings.partitions)
+    login = kafka_login.read(settings.kafka_config)
+    return KafkaSink(settings.kafka, settings.topic, partitions=settings.partitions, login=login)
 
 
 def simulate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaProducer
@@ -10,6 +10,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from ctr.errors import SourceUnavailableError
+from workers import kafka_login
 
 
 class KafkaSink:
@@ -24,16 +25,21 @@ class KafkaSink:
     partitions : int
     timeout_s : float
         To reach the broker, and for one message to be acknowledged.
+    login : mapping of str to object, optional
+        How to be let in: see `workers.kafka_login`.
     """
 
     MAX_BYTES = 8 << 20
     """Largest message; a broker's own limit may be lower."""
 
-    def __init__(self, bootstrap: str, topic: str, *, partitions: int = 1, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str, *, partitions: int = 1, timeout_s: float = 10.0,
+        login: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self._bootstrap, self._topic, self._timeout_s = bootstrap, topic, timeout_s
         servers, patience_ms = bootstrap.split(","), int(timeout_s * 1000)
-        try:
-            admin = KafkaAdminClient(bootstrap_servers=servers, bootstrap_timeout_ms=patience_ms)
+        with kafka_login.connecting(bootstrap):
+            admin = KafkaAdminClient(bootstrap_servers=servers, bootstrap_timeout_ms=patience_ms, **(login or {}))
             try:
                 if topic not in admin.list_topics():
                     admin.create_topics([NewTopic(topic, num_partitions=partitions, replication_factor=-1)])
@@ -51,10 +57,8 @@ class KafkaSink:
                 compression_type="lz4",
                 reconnect_backoff_max_ms=2000,
                 metrics_enabled=False,
+                **(login or {}),
             )
-        except (KafkaError, ValueError, OSError) as error:
-            said = str(error) or type(error).__name__
-            raise SourceUnavailableError(f"no Kafka broker answers at {bootstrap}: {said}") from None
         self._failed: BaseException | None = None
 
     def send(

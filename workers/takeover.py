@@ -83,12 +83,12 @@ class TakeOver:
 
     def _from_store(self, warm: Follower | None, skip_to: Mapping[str, int]) -> Learner:
         """In this order: a trainer that cannot run harms none that does, and a good table is not given up."""
-        offsets = resume(self._patiently(self._writer.look)).offsets
-        self._patiently(lambda: self._source.open(offsets))
+        seen = resume(self._patiently(self._writer.look))
+        self._patiently(lambda: self._source.open(seen.offsets, seen.furthest))
         start = resume(self._patiently(self._writer.take_over))
         ahead = {name: max(at, skip_to.get(name, 0)) for name, at in start.offsets.items()}
-        if ahead != offsets:
-            self._patiently(lambda: self._source.open(ahead))
+        if ahead != seen.offsets:
+            self._patiently(lambda: self._source.open(ahead, start.furthest))
         model = None if warm is None else self._patiently(lambda: warm.hand_over(self._writer.versions))
         return self._learner(model or self._loaded(), start, warm=model is not None)
 
@@ -113,10 +113,14 @@ class TakeOver:
 
     def _from_memory(self, memory: Learner) -> Learner:
         """Nothing is lost: rows in memory are ahead of all that was ever stored, and reading goes on behind them."""
-        self._patiently(lambda: self._source.open(memory.positions))
+        standing, gaps = memory.standing, dict(memory.gaps)
+        furthest = {name: (at, standing.marks.get(name, "")) for name, at in standing.positions.items()}
+        self._patiently(lambda: self._source.open(standing.positions, furthest))
         memory.model.take_dirty()
         memory.model.take_gone()
         reached, model = memory.reached(), memory.model
-        self._patiently(lambda: self._writer.rewrite(model.blocks, reached, memory.origins, memory.watermarks))
-        start = Resume(dict(memory.positions), tuple(reached), memory.watermarks)
+        self._patiently(lambda: self._writer.rewrite(
+            model.blocks, reached, memory.origins, memory.watermarks, marks=standing.marks, gaps=gaps
+        ))  # fmt: skip
+        start = Resume(dict(standing.positions), tuple(reached), memory.watermarks, furthest, gaps)
         return self._learner(model, start, warm=True)

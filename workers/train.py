@@ -14,7 +14,8 @@ from ctr.events import open_reader
 from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
 from ctr.spec import Spec
-from ctr.store import Client, GuardRecord, Lease, ModelWriter, connect, names, open_model
+from ctr.store import Client, GuardRecord, Lease, ModelWriter, connect, names, open_model, watch
+from workers import kafka_login
 from workers.dead_letters import DeadLetters, FileDeadLetters, KafkaDeadLetters, RefusalLimit
 from workers.follower import Follower
 from workers.lifecycle import ExitCode, Shutdown
@@ -24,6 +25,7 @@ from workers.snapshot import Periodic
 from workers.sources import Source
 from workers.sources.files import FileSource
 from workers.sources.kafka import KafkaSource
+from workers.store_watch import StoreWatch
 from workers.trainer import Trainer
 
 
@@ -35,6 +37,8 @@ class TrainSettings:
     redis: str = field(repr=False)  # may hold a password
     kafka: str | None = None
     topic: str | None = None
+    kafka_config: Path | None = None
+    accept_gap: bool = False
     path: Path | None = None
     follow: bool = False
     start: str = "earliest"
@@ -95,12 +99,13 @@ def train(settings: TrainSettings) -> ExitCode:
         stand_by_when_fenced=settings.when_fenced == "stand-by", record=record,
         end_when_refused=settings.path is not None and not settings.follow,
     )  # fmt: skip
+    store_watch = StoreWatch(lambda: watch.look(client))
     snapshots = _snapshots(settings, spec, lambda: trainer.role == "writer" and trainer.ready() is None)
     server = page = None
     try:
         if listening is not None:
             def numbers() -> Mapping[str, metrics.Value]:
-                return {**trainer.numbers(), **_numbers_of(snapshots)}
+                return {**trainer.numbers(), **store_watch.numbers(), **_numbers_of(snapshots)}
 
             registry = metrics.registry(metrics.TRAINER, numbers)
             app = OpsApp(
@@ -112,8 +117,10 @@ def train(settings: TrainSettings) -> ExitCode:
             page.start()
         if snapshots is not None:
             snapshots.start()
+        store_watch.start()
         trainer.run()
     finally:
+        store_watch.stop()
         if trainer.stop_reading():
             source.close()
         trainer.release()
@@ -161,11 +168,15 @@ def _open_source(settings: TrainSettings, spec: Spec) -> tuple[Source, DeadLette
                 raise SettingError(key, str(value), "is for files; with --kafka events and dead letters are in topics")
         if settings.follow:
             raise SettingError("--follow", True, "is for files; a topic is always followed")
+        login = kafka_login.read(settings.kafka_config)
         source = KafkaSource(
             settings.kafka, settings.topic, group=f"ctr-{spec.name}-{spec.generation}", start=settings.start,
-            timeout_s=settings.timeout_s,
+            timeout_s=settings.timeout_s, accept_gap=settings.accept_gap, login=login,
         )  # fmt: skip
-        return source, KafkaDeadLetters(settings.kafka, settings.topic)
+        return source, KafkaDeadLetters(settings.kafka, settings.topic, login=login)
+    for flag, given in (("--accept-gap", settings.accept_gap), ("--kafka-config", settings.kafka_config)):
+        if given:
+            raise SettingError(flag, given, "is for Kafka; with --from a file that lost lines is refused")
     if settings.path is None:
         raise SettingError("--from", None, "one of --from PATH or --kafka HOST:PORT --topic NAME is required")
     if settings.start != "earliest":

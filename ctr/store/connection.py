@@ -68,6 +68,19 @@ def is_cluster(client: Client) -> bool:
     return isinstance(client, RedisCluster)
 
 
+def servers(client: Client) -> dict[str, Client]:
+    """Every server that takes writes, by its address: one, or the masters of a Cluster."""
+    given: Any = client
+    if isinstance(given, RedisCluster):
+        nodes = given.get_primaries()  # type: ignore[no-untyped-call]  # redis-py has none there
+        return {node.name: given.get_redis_connection(node) for node in nodes}
+    pool = given.connection_pool
+    options = pool.connection_kwargs
+    if "host" in options:
+        return {f"{options['host']}:{options['port']}": client}
+    return {options.get("path") or str(getattr(pool, "service_name", "redis")): client}  # a socket; behind Sentinels
+
+
 @contextlib.contextmanager
 def translated(where: str = "Redis") -> Iterator[None]:
     """Redis's exceptions as ours: what may pass by itself becomes `StoreUnavailableError`."""

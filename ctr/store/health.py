@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctr.errors import SettingError, StoreUnavailableError
-from ctr.store.connection import Client, Session, translated
+from ctr.store.connection import Client, Session, servers, translated
 from ctr.store.keys import ShardKeys, live_key, spec_key
 from ctr.store.upkeep import server_time_s
 
@@ -25,6 +25,8 @@ class ServerFacts:
 
     Attributes
     ----------
+    server : str
+        Its address.
     info : dict
         INFO, all sections.
     output_buffer_limits : str or None
@@ -39,6 +41,7 @@ class ServerFacts:
         Commands that failed otherwise, with the server's words.
     """
 
+    server: str
     info: dict[str, Any]
     output_buffer_limits: str | None
     clock_ahead_s: float
@@ -47,8 +50,8 @@ class ServerFacts:
     refused: tuple[str, ...]
 
 
-def look(client: Client) -> ServerFacts:
-    """Ask a server.
+def look(client: Client) -> list[ServerFacts]:
+    """Ask every server that takes writes; commands are tried once, wherever their keys lie.
 
     Raises
     ------
@@ -57,16 +60,20 @@ def look(client: Client) -> ServerFacts:
     SettingError
         INFO is forbidden: without it nothing can be said.
     """
-    with translated():
-        info: Any = client.info()
+    forbidden, refused = _permissions(client)
+    return [_facts(name, server, forbidden, refused) for name, server in servers(client).items()]
+
+
+def _facts(name: str, server: Client, forbidden: tuple[str, ...], refused: tuple[str, ...]) -> ServerFacts:
+    with translated(name):
+        info: Any = server.info()
     try:
-        with translated():
-            limits: Any = client.config_get("client-output-buffer-limit")
+        with translated(name):
+            limits: Any = server.config_get("client-output-buffer-limit")
     except (SettingError, StoreUnavailableError):  # CONFIG is forbidden, or renamed away
         limits = {}
-    ahead_s, trip_s = _clock(client)
-    forbidden, refused = _permissions(client)
-    return ServerFacts(info, limits.get("client-output-buffer-limit"), ahead_s, trip_s, forbidden, refused)
+    ahead_s, trip_s = _clock(server)
+    return ServerFacts(name, info, limits.get("client-output-buffer-limit"), ahead_s, trip_s, forbidden, refused)
 
 
 def _clock(client: Client) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +40,18 @@ class Resume:
         For each shard the next offset that it does not have.
     watermarks : Watermarks
         How far all shards have come; the newest event time of any.
+    furthest : dict of str to (int, str)
+        Of each partition the next offset of the shard that is furthest ahead, and the log's mark there ("" where none
+        was stored): a log that still has that place has all places before it.
+    gaps : dict of str to int
+        Events given up of each partition; of the shard that lacks most.
     """
 
     offsets: dict[str, int]
     stored: tuple[dict[str, int], ...]
     watermarks: Watermarks
+    furthest: dict[str, tuple[int, str]] = field(default_factory=dict)
+    gaps: dict[str, int] = field(default_factory=dict)
 
     @property
     def level(self) -> bool:
@@ -87,6 +94,14 @@ def resume(metas: Sequence[Meta]) -> Resume:
             min(meta.watermarks.arrival_s for meta in metas),
             min(meta.watermarks.commit_s for meta in metas),
         ),
+        {
+            name: max((meta.offsets[name], meta.marks.get(name, "")) for meta in metas if name in meta.offsets)
+            for name in {partition for meta in metas for partition in meta.offsets}
+        },
+        {
+            name: max(meta.gaps.get(name, 0) for meta in metas)
+            for name in {partition for meta in metas for partition in meta.gaps}
+        },
     )
 
 
@@ -182,7 +197,7 @@ class ModelWriter:
 
     def rewrite(
         self, blocks: Callable[[], Iterable[RowBlock]], reached: Sequence[Mapping[str, int]],
-        origins: Mapping[str, int], watermarks: Watermarks,
+        origins: Mapping[str, int], watermarks: Watermarks, *, marks: Mapping[str, str], gaps: Mapping[str, int],
     ) -> None:  # fmt: skip
         """Take every shard over, whatever is left of it, and put these rows in the place of its own.
 
@@ -198,6 +213,10 @@ class ModelWriter:
         origins : mapping of str to int
             Where reading of a partition began; of those the store knows already, what it knows.
         watermarks : Watermarks
+        marks : mapping of str to str
+            What the source says of the log at the furthest offsets.
+        gaps : mapping of str to int
+            Events given up so far, of those partitions of which the store does not know it.
 
         Raises
         ------
@@ -215,7 +234,7 @@ class ModelWriter:
                 writer.add_rows(block, _places(of_row, shard))
         origins = dict(origins) if self.shards > 1 else {}
         for writer, offsets in zip(self._writers, reached, strict=True):
-            writer.end_rewrite(offsets, origins, watermarks)
+            writer.end_rewrite(offsets, origins, watermarks, marks, gaps)
 
     def _check_policy(self) -> None:
         for session in dict.fromkeys(self._sessions):

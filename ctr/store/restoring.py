@@ -71,7 +71,7 @@ def dealt(images: Sequence[Image], shards: int) -> list[dict[str, str]]:
             f"{shards}: restore to {len(images)}, let a trainer bring them level, and take another snapshot of that"
         )
     joined = {name: value for image in reversed(images) for name, value in _kept(image).items()}
-    positions = {name: str(value) for name, value in position_fields(start.stored[0], {}).items()}
+    positions = {name: str(value) for name, value in position_fields(start.stored[0]).items()}
     return [{**joined, **positions, **start.watermarks.fields()}] * shards
 
 

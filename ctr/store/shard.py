@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_OFFSET, _ORIGIN = b"offset:", b"origin:"
+_OFFSET, _ORIGIN, _MARK, _GAP = b"offset:", b"origin:", b"mark:", b"gap:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,10 @@ class Meta:
         Where reading of a partition began: its offset as long as the shard has none. Not kept where there is one shard.
     least_rows : int
         So many rows the shard has at least. 0 where a version that did not count wrote last.
+    marks : dict of str to str
+        What the source said of the log at each offset, to know it again: see `workers.sources`.
+    gaps : dict of str to int
+        Events of each partition that the log lost before this shard had them, and that were given up on purpose.
     """
 
     version: Version
@@ -91,6 +95,8 @@ class Meta:
     offsets: dict[str, int] = field(default_factory=dict)
     origins: dict[str, int] = field(default_factory=dict)
     least_rows: int = 0
+    marks: dict[str, str] = field(default_factory=dict)
+    gaps: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, stored: Mapping[bytes, bytes]) -> Meta | None:
@@ -105,16 +111,29 @@ class Meta:
             offsets=_numbers(stored, _OFFSET),
             origins=_numbers(stored, _ORIGIN),
             least_rows=int(stored.get(b"rows", b"0")),
+            marks=_texts(stored, _MARK),
+            gaps=_numbers(stored, _GAP),
         )
+
+    def positions(self) -> dict[str, int | str]:
+        """All that is known of partitions, as it is stored."""
+        return {
+            **position_fields(self.offsets),
+            **{_ORIGIN.decode() + partition: offset for partition, offset in self.origins.items()},
+            **{_MARK.decode() + partition: mark for partition, mark in self.marks.items()},
+            **{_GAP.decode() + partition: events for partition, events in self.gaps.items()},
+        }
+
+
+def _texts(stored: Mapping[bytes, bytes], prefix: bytes) -> dict[str, str]:
+    chosen = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+    return {name.decode(): value.decode() for name, value in chosen.items()}
 
 
 def _numbers(stored: Mapping[bytes, bytes], prefix: bytes) -> dict[str, int]:
-    return {key.removeprefix(prefix).decode(): int(value) for key, value in stored.items() if key.startswith(prefix)}
+    return {name: int(value) for name, value in _texts(stored, prefix).items()}
 
 
-def position_fields(offsets: Mapping[str, int], origins: Mapping[str, int]) -> dict[str, int]:
-    """Offsets and origins as they are stored in meta."""
-    return {
-        **{_OFFSET.decode() + partition: offset for partition, offset in offsets.items()},
-        **{_ORIGIN.decode() + partition: offset for partition, offset in origins.items()},
-    }
+def position_fields(offsets: Mapping[str, int]) -> dict[str, int]:
+    """Offsets as they are stored in meta."""
+    return {_OFFSET.decode() + partition: offset for partition, offset in offsets.items()}

@@ -25,7 +25,7 @@ _PAUSE_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ShardFacts:
-    """One shard: rows, version, offsets, memory in bytes (0 where Redis does not tell)."""
+    """One shard: rows, version, offsets, memory in bytes (0 where Redis does not tell), events given up."""
 
     shard: int
     rows: int
@@ -33,6 +33,7 @@ class ShardFacts:
     commit_s: float
     offsets: dict[str, int]
     memory_bytes: int
+    gaps: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,9 @@ def inspect(client: Client, model: str, *, memory: bool = True) -> ModelFacts:
             continue
         used = _memory(client, keys) if memory else 0
         metas.append(meta)
-        shards.append(ShardFacts(shard, rows, str(meta.version), meta.watermarks.commit_s, meta.offsets, used))
+        shards.append(ShardFacts(
+            shard, rows, str(meta.version), meta.watermarks.commit_s, meta.offsets, used, meta.gaps
+        ))  # fmt: skip
     level = False
     if not damage:
         try:

@@ -20,7 +20,7 @@ from ctr.rows import RowBlock
 from ctr.store.codec import CHUNK, RowPacker, decode_scan, encode_keys, hdel_commands
 from ctr.store.connection import Client, Command, Session, translated
 from ctr.store.keys import ShardKeys
-from ctr.store.shard import Meta, Version, Watermarks, position_fields
+from ctr.store.shard import Meta, Version, Watermarks
 
 STREAM_BYTES = 64 << 20
 """Room of a model's change streams: they are trimmed to the entries that fit, so a slow reader re-reads all instead."""
@@ -43,6 +43,11 @@ class Cut:
         Keys whose rows left the table: dropped from the store, unless `rows` has them too.
     origins : mapping of str to int
         Where reading of each partition began for which the store had no offset; see `ctr.store.model_writer`.
+    marks : mapping of str to str
+        What the source says of the log at `offsets`, to know it again.
+    skipped_to : mapping of str to int
+        Offsets to which reading has jumped, because the log had lost what comes before and that was accepted: what a
+        shard lacks there is counted as its gap.
     """
 
     rows: RowBlock
@@ -50,6 +55,8 @@ class Cut:
     watermarks: Watermarks
     gone: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     origins: Mapping[str, int] = field(default_factory=dict)
+    marks: Mapping[str, str] = field(default_factory=dict)
+    skipped_to: Mapping[str, int] = field(default_factory=dict)
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
@@ -211,7 +218,10 @@ class ShardWriter:
         with self._exclusively():
             self._session.calls(self._packer.hset_commands(self._keys.new_rows, block, chosen))
 
-    def end_rewrite(self, offsets: Mapping[str, int], origins: Mapping[str, int], watermarks: Watermarks) -> None:
+    def end_rewrite(
+        self, offsets: Mapping[str, int], origins: Mapping[str, int], watermarks: Watermarks,
+        marks: Mapping[str, str], gaps: Mapping[str, int],
+    ) -> None:  # fmt: skip
         """Put the new rows in the place of the old ones, with their offsets, in one transaction.
 
         Readers see a broken chain of commits and read again all that they hold.
@@ -235,11 +245,12 @@ class ShardWriter:
             meta = Meta(
                 Version(reached + 1, secrets.token_hex(8)), self._owner, self._spec_digest,
                 replace(watermarks, commit_s=time.time()), dict(offsets), {**origins, **stored.origins}, rows,
+                dict(marks), {**gaps, **stored.gaps},
             )  # fmt: skip
             moments = meta.watermarks.fields()
             fields = {
                 "ver": str(meta.version), "owner": self._owner, "spec": self._spec_digest, "rows": rows,
-                **position_fields(meta.offsets, meta.origins), **moments,
+                **meta.positions(), **moments,
             }  # fmt: skip
             change = {"nonce": meta.version.nonce, "prev": "", "keys": b"", **moments}
             replies = self._session.transaction([
@@ -278,9 +289,7 @@ class ShardWriter:
         change = {"nonce": cut.nonce, "prev": stored.version.nonce, "keys": written, **watermarks}
         if gone:
             change["gone"] = gone
-        changed = position_fields(
-            _beyond(stored.offsets, meta.offsets), _beyond(stored.origins, meta.origins)
-        )  # fmt: skip
+        changed = _beyond(stored.positions(), meta.positions())
         fields = {"ver": str(meta.version), "rows": meta.least_rows, **changed, **watermarks}
         entries = max(64, self._stream_bytes // (256 + len(written) + len(gone)))
         xadd = ("XADD", self._keys.changes, "MAXLEN", "~", entries, meta.version.stream_id, *_flat(change))
@@ -328,6 +337,8 @@ class ShardWriter:
             offsets={**stored.offsets, **ahead},
             origins={**cut.origins, **stored.origins},
             least_rows=max(written, rows - len(cut.gone)),
+            marks={**stored.marks, **_marks(cut, stored)},
+            gaps={**stored.gaps, **_gaps(cut.skipped_to, stored)},
         )
 
     def _parsed(self, flat: list[bytes]) -> Meta:
@@ -359,7 +370,24 @@ class ShardWriter:
         self._session.drop()
 
 
-def _beyond(stored: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
+def _marks(cut: Cut, stored: Meta) -> dict[str, str]:
+    """Of the offsets that the cut moves: where one stays, what was said when it got there holds."""
+    return {
+        name: mark
+        for name, mark in cut.marks.items()
+        if cut.offsets[name] > stored.offsets.get(name, -1)
+        or (cut.offsets[name] == stored.offsets[name] and name not in stored.marks)
+    }
+
+
+def _gaps(skipped_to: Mapping[str, int], stored: Meta) -> dict[str, int]:
+    """Events given up so far, of partitions where a cut goes on beyond what this shard has."""
+    places = {**stored.origins, **stored.offsets}
+    lost = {name: begin - places.get(name, begin) for name, begin in skipped_to.items()}
+    return {name: stored.gaps.get(name, 0) + events for name, events in lost.items() if events > 0}
+
+
+def _beyond(stored: Mapping[str, int | str], wanted: Mapping[str, int | str]) -> dict[str, int | str]:
     """Entries that are not stored, or otherwise."""
     return {name: value for name, value in wanted.items() if stored.get(name) != value}
 

@@ -1,12 +1,13 @@
 """Kafka, Redis and two trainers, with everything killed at random; then what is stored is held against the topic.
 
-`python tests/chaos/chaos.py --minutes 10` does it twice:
+`python tests/chaos/chaos.py --minutes 10` does it three times:
 
-* sixteen shards, three partitions: each row's update count is the number of events in the topic that touch it;
-* one shard, one partition, with admission, expiry and a bound on rows: rows and offsets are those of a model that reads
-  the topic once, event by event, bit for bit.
+* counts: sixteen shards, three partitions: each row's update count is the number of events in the topic that touch it;
+* cluster: the same on a Redis Cluster of three masters;
+* bits: one shard, one partition, with admission, expiry and a bound on rows: rows and offsets are those of a model that
+  reads the topic once, event by event, bit for bit.
 
-Either way every event that cannot be read is among the dead letters, and nothing else is.
+Each time every event that cannot be read is among the dead letters, and nothing else is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import redis as redis_py  # noqa: E402  the repository's own, wherever this is run
 from kafka import KafkaConsumer, TopicPartition  # noqa: E402
-from workbench import exit_code, learned_counts, logged, stored, touched, trainer  # noqa: E402
+from redis_servers import Masters  # noqa: E402
+from workbench import FIELDS, SPEC, exit_code, learned_counts, logged, stored, touched, trainer  # noqa: E402
 
 from ctr import spec as specification  # noqa: E402
 from ctr.errors import CtrError  # noqa: E402
@@ -47,38 +50,40 @@ from workers.lifecycle import ExitCode  # noqa: E402
 from workers.market import Market  # noqa: E402
 from workers.sinks import KafkaSink  # noqa: E402
 
-FIELDS = ("user", "ad", "site", "device")
 TOPIC = "events"
-SPEC = f"""
-name = "chaos"
-fields = [{", ".join(f'{{ name = "{name}" }}' for name in FIELDS)}]
-[event]
-label = "click"
-time = "ts"
-[model]
-base_rate = 0.035
-"""
+MODEL = "ads@1"
+SAID = ("recovered", "fenced", "lease_taken", "server_went_back", "store_lost", "retrying")
+"""Log lines of trainers that are counted."""
 EXPECTED_ENDS = {ExitCode.OK, ExitCode.UNAVAILABLE}
 """How a trainer may end by itself; anything else fails the run."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One of the two runs."""
+    """One of the runs."""
 
     name: str
     partitions: int
     toml: str
+    store: Callable[[Path], Redis | Masters]
 
     @property
     def spec(self):
-        return specification.parse(SPEC + self.toml)
+        return specification.parse(self.toml)
 
 
-COUNTS = Plan("counts", 3, "[commit]\ninterval_ms = 100\n[store]\nshards = 16\n")
+def one_server(directory: Path) -> Redis:
+    """A server that keeps what it has written, but for its last second."""
+    return Redis(directory, free_port(), durable=True)
+
+
+COUNTS = Plan("counts", 3, SPEC, one_server)
+CLUSTER = Plan("cluster", 3, SPEC, Masters)
 BITS = Plan(
     "bits", 1,
-    "max_rows = 1024\n[lifetime]\nttl_s = 14000\nadmission = 0.5\n[commit]\ninterval_ms = 100\n[store]\nshards = 1\n",
+    SPEC.replace("[model]", "[model]\nmax_rows = 1024")
+    + "[lifetime]\nttl_s = 14000\nadmission = 0.5\n[store]\nshards = 1\n",
+    one_server,
 )  # fmt: skip
 """Users come by the thousand and market time runs fast: rows are let in, expire and are evicted all the time."""
 
@@ -128,11 +133,11 @@ class Chaos:
         self._rng, self.seen, self._seed, self._rate = random.Random(seed), Counter(), seed, rate
         self.plan = plan
         self.kafka = Kafka(directory / "kafka", free_port(), free_port())
-        self.redis = Redis(directory / "redis", free_port(), durable=True)
+        self.store = plan.store(directory / "redis")
         spec = directory / "chaos.toml"
-        spec.write_text(SPEC + plan.toml)
+        spec.write_text(plan.toml)
         self._arguments = (
-            spec, "--kafka", self.kafka.bootstrap, "--topic", TOPIC, "--redis", self.redis.url, "--create",
+            spec, "--kafka", self.kafka.bootstrap, "--topic", TOPIC, "--redis", self.store.url, "--create",
             "--lease", 1, "--when-fenced", "stand-by", "--refused-share", 1,
         )  # fmt: skip
         self.trainers = [trainer(directory / name, *self._arguments) for name in "ab"]
@@ -140,7 +145,7 @@ class Chaos:
     def __enter__(self):
         try:
             self.kafka.start()
-            self.redis.start()
+            self.store.start()
             self.kafka.create_topic(TOPIC, self.plan.partitions, {"retention.ms": "-1"})
             for worker in self.trainers:
                 worker.start()
@@ -151,9 +156,13 @@ class Chaos:
         return self
 
     def __exit__(self, *_):
-        for service in (*self.trainers, self.redis, self.kafka):
+        for service in (*self.trainers, *self._servers, self.kafka):
             service.resume()
             service.kill()
+
+    @property
+    def _servers(self) -> list[Redis]:
+        return self.store.nodes if isinstance(self.store, Masters) else [self.store]
 
     def run(self, seconds: float) -> None:
         """Something happens, again and again; then nothing more, and all is learned."""
@@ -161,7 +170,8 @@ class Chaos:
         while time.monotonic() < until:
             self._rng.choice([
                 *[self._kill_trainer] * 6, *[self._pause_trainer] * 3, *[self._kill_connections] * 6,
-                self._stop_trainer, self._kill_both, self._kill_redis, self._pause_redis, self._kill_kafka,
+                self._stop_trainer, self._kill_both, self._kill_redis, self._restart_redis, self._pause_redis,
+                self._kill_kafka, self._restart_kafka,
             ])()  # fmt: skip
             time.sleep(self._rng.uniform(0.2, 2.0))
             self._start_what_ended()
@@ -200,22 +210,33 @@ class Chaos:
 
     def _kill_connections(self) -> None:
         """Several times in a row, so that some are in the midst of EXEC."""
-        with contextlib.suppress(redis_py.RedisError), self.redis.client() as client:
-            for _ in range(20):
-                self.seen["connections killed"] += client.client_kill_filter(_type="normal", skipme=True) or 0
-                time.sleep(self._rng.uniform(0.0, 0.05))
+        for server in self._rng.sample(self._servers, len(self._servers)):
+            with contextlib.suppress(redis_py.RedisError), server.client() as client:
+                for _ in range(20):
+                    self.seen["connections killed"] += client.client_kill_filter(_type="normal", skipme=True) or 0
+                    time.sleep(self._rng.uniform(0.0, 0.05))
 
     def _kill_redis(self) -> None:
         self.seen["redis killed"] += 1
-        self.redis.kill()
+        server = self._rng.choice(self._servers)
+        server.kill()
         time.sleep(self._rng.uniform(0.0, 2.0))
-        self.redis.start()
+        server.start()
+
+    def _restart_redis(self) -> None:
+        self.seen["redis restarted"] += 1
+        self._rng.choice(self._servers).restart()
 
     def _pause_redis(self) -> None:
         self.seen["redis paused"] += 1
-        self.redis.pause()
+        server = self._rng.choice(self._servers)
+        server.pause()
         time.sleep(self._rng.uniform(0.5, 7.0))
-        self.redis.resume()
+        server.resume()
+
+    def _restart_kafka(self) -> None:
+        self.seen["kafka restarted"] += 1
+        self.kafka.restart()
 
     def _kill_kafka(self) -> None:
         self.seen["kafka killed"] += 1
@@ -230,15 +251,15 @@ class Chaos:
             f"offset:{TOPIC}:{p}".encode(): b"%d" % len(records[p]) for p in range(self.plan.partitions)
         }  # fmt: skip
         until = time.monotonic() + within_s
-        with connect(self.redis.url, timeout_s=30) as client:
-            while (found := stored(client, "chaos@1"))[1] != wanted:
+        with connect(self.store.url, timeout_s=30) as client:
+            while (found := stored(client, MODEL))[1] != wanted:
                 assert time.monotonic() < until, f"not all was learned: {found[1]}, of {wanted}"
                 self._start_what_ended()
                 time.sleep(0.5)
             for worker in self.trainers:
                 if worker.alive():
                     worker.stop()
-            return records, stored(client, "chaos@1")
+            return records, stored(client, MODEL)
 
     def letters(self) -> set[str]:
         """Keys of all dead letters."""
@@ -297,7 +318,7 @@ def check(chaos: Chaos) -> dict[str, object]:
     good = [record.value for record in every if record.value != b"broken"]
     bad = {f"{TOPIC}:{record.partition}:{record.offset}" for record in every if record.value == b"broken"}
     assert chaos.letters() == bad, "dead letters"
-    if chaos.plan is COUNTS:
+    if chaos.plan is not BITS:
         counted, wanted = learned_counts(rows, len(FIELDS)), touched(good, FIELDS)
         wrong = {key: (counted.get(key), wanted[key]) for key in wanted if counted.get(key) != wanted[key]}
         assert not wrong, f"{len(wrong)} rows (stored, in the topic), for example {list(wrong.items())[:5]}"
@@ -308,7 +329,7 @@ def check(chaos: Chaos) -> dict[str, object]:
         assert not wrong, f"{len(wrong)} of {len(expected)} rows differ"
     return {
         "run": chaos.plan.name, "events": len(every), "dead letters": len(bad), "rows": len(rows), **chaos.seen,
-        **{event: chaos.said(event) for event in ("recovered", "fenced", "lease_taken", "store_lost")},
+        **{event: chaos.said(event) for event in SAID},
         "replays": sum(
             not line["shards_level"] for w in chaos.trainers for line in logged(w) if line["event"] == "recovered"
         ),
@@ -324,16 +345,17 @@ def one_run(directory: Path, plan: Plan, seconds: float, seed: int, rate: float)
 
 
 def main() -> None:
-    """Both runs, or one, one after the other; a line of JSON each."""
+    """All runs, or one, one after the other; a line of JSON each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of chaos, of both runs together")
-    parser.add_argument("--only", choices=["counts", "bits"], help="one of the runs")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of chaos, of all runs together")
+    parser.add_argument("--only", choices=[plan.name for plan in (COUNTS, CLUSTER, BITS)], help="one of the runs")
     parser.add_argument("--rate", type=float, default=1000.0, help="events a second")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10_000)
     options = parser.parse_args()
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # that a broker is away is the plan
     print(f"seed {options.seed}", file=sys.stderr)
-    chosen = [(plan, share) for plan, share in ((COUNTS, 0.6), (BITS, 0.4)) if options.only in (None, plan.name)]
+    shares = ((COUNTS, 0.35), (CLUSTER, 0.35), (BITS, 0.3))
+    chosen = [(plan, share) for plan, share in shares if options.only in (None, plan.name)]
     seconds = 60 * options.minutes / sum(share for _, share in chosen)
     with tempfile.TemporaryDirectory() as directory:
         for plan, share in chosen:

@@ -80,7 +80,7 @@ def test_a_policy_that_drops_rows_and_an_acl_that_forbids(server):
     assert found["redis maxmemory-policy"]["status"] == "fail"
     assert found["redis permissions"]["found"] == "forbidden: RENAME, XADD"
     assert found["redis permissions"]["advice"] == "ACL SETUSER <user> ~ctr:* +rename +xadd"
-    assert found["redis output buffers"]["status"] == "warn", "CONFIG is forbidden: nothing is known"
+    assert found["redis output buffers"]["status"] == "warn", "CONFIG is forbidden, and this version does not count"
     found = examined("--redis", f"redis://elsewhere:pw@127.0.0.1:{server.port}/0", code=1)
     assert {"HSET", "WATCH", "GET", "UNLINK"} <= set(found["redis permissions"]["found"].replace(",", "").split())
     refused = ctr("doctor", "--redis", f"redis://narrow:wrong@127.0.0.1:{server.port}/0")
@@ -136,7 +136,8 @@ def test_every_command_that_our_processes_send_is_tried(kafka, server, topic, tm
 @pytest.fixture
 def facts(redis_url):
     with connect(redis_url) as client:
-        return health.look(client)
+        [found] = health.look(client)
+        return found
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,16 @@ def test_a_clock_that_is_off(facts, ahead_s, status):
 def test_output_buffers(facts, limits, status):
     findings = judge_redis(replace(facts, output_buffer_limits=limits), is_local=False)
     assert {finding.name: finding.status for finding in findings}["redis output buffers"] == status
+
+
+@pytest.mark.parametrize(("cut", "status"), [(None, "warn"), (0, "ok"), (3, "warn")])
+def test_output_buffers_where_config_is_forbidden(facts, cut, status):
+    """Redis 7.2 counts whom it cut off; an older one does not, and nothing is known."""
+    said = {"client_recent_max_output_buffer": 20_504_000}
+    info = facts.info | said | ({} if cut is None else {"client_output_buffer_limit_disconnections": cut})
+    findings = judge_redis(replace(facts, info=info, output_buffer_limits=None), is_local=False)
+    [found] = [finding for finding in findings if finding.name == "redis output buffers"]
+    assert (found.status, "20.5 MB" in found.found) == (status, True)
 
 
 def test_bounds_of_requirements():

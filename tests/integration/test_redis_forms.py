@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 import redis as redis_py
 from kafka import TopicPartition
+from redis_servers import Configured, Masters
 from workbench import (
     FIELDS,
     SPEC,
@@ -30,8 +31,7 @@ from workbench import (
 from ctr.serving.scorer import Scorer
 from ctr.store import connect, read_model
 from ctr.store.keys import SLOTS, shard_keys, slot_of
-from deploy.local.process import HOST, free_port, listening
-from deploy.local.redis import Redis
+from deploy.local.process import HOST, Service
 from workers.lifecycle import ExitCode
 
 
@@ -42,29 +42,6 @@ def spec(tmp_path):
     return path
 
 
-class Configured(Redis):
-    """A server with settings of its own."""
-
-    def __init__(self, directory, settings, *, durable=False, sentinel=False):
-        super().__init__(directory, free_port(), durable=durable)
-        self._settings, self._sentinel = settings, sentinel
-
-    def prepare(self):
-        if self._sentinel:
-            if not self._conf.exists():  # Sentinel writes into it
-                self._conf.write_text("\n".join([f"port {self.port}", f"bind {HOST}", *self._settings]) + "\n")
-            return
-        super().prepare()
-        with self._conf.open("a") as file:
-            file.write("\n".join(line.format(port=self.port) for line in self._settings) + "\n")
-
-    def command(self):
-        return [*super().command(), *(["--sentinel"] if self._sentinel else [])]
-
-    def ready(self):
-        return listening(self.port)
-
-
 @pytest.fixture
 def started():
     """Starts services, ends them after the test."""
@@ -72,7 +49,8 @@ def started():
 
         def start(service):
             stack.callback(service.stop)
-            stack.callback(service.resume)
+            if isinstance(service, Service):
+                stack.callback(service.resume)
             service.start()
             return service
 
@@ -120,22 +98,9 @@ def test_an_acl_user_over_tls(started, spec, tmp_path):
 
 
 def test_a_cluster_of_three_masters(started, kafka, topic, spec, tmp_path):
-    nodes = [
-        started(Configured(
-            tmp_path / f"node{i}", ["cluster-enabled yes", "cluster-node-timeout 2000"], durable=True
-        ))
-        for i in range(3)
-    ]  # fmt: skip
-    for i, node in enumerate(nodes):
-        with redis_py.Redis(port=node.port) as raw:
-            raw.execute_command("CLUSTER ADDSLOTSRANGE", SLOTS * i // 3, SLOTS * (i + 1) // 3 - 1)
-            if i:
-                raw.execute_command("CLUSTER MEET", HOST, nodes[0].port)
-    for node in nodes:
-        with redis_py.Redis(port=node.port) as raw:
-            wait_for(lambda raw=raw: raw.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+    cluster = started(Masters(tmp_path))
+    nodes, url = cluster.nodes, cluster.url
     name, lines = topic(), market_lines(9000)
-    url = f"redis+cluster://{HOST}:{nodes[0].port},{HOST}:{nodes[1].port}"
     worker = trainer(
         tmp_path, spec, "--kafka", kafka.bootstrap, "--topic", name, "--redis", url, "--create", "--lease", 0.5
     )
@@ -160,6 +125,9 @@ def test_a_cluster_of_three_masters(started, kafka, topic, spec, tmp_path):
             assert (model.shards, model.spread) == (16, True)
         with Scorer(url, "ads") as scorer:
             assert 0 < scorer.predict([json.loads(lines[0])])[0] < 1
+        found = {finding["name"] for finding in json.loads(ctr("doctor", "--redis", url, "--json").stdout)}
+        assert {f"redis version ({HOST}:{node.port})" for node in nodes} <= found
+        assert {metric(worker, "ctr_redis_memory_bytes", server=f"{HOST}:{node.port}") > 0 for node in nodes} == {True}
         worker.stop()
     finally:
         worker.kill()

@@ -1,5 +1,6 @@
 """A model of sixteen shards on a real Redis: one cut for all, crashes between them, fencing, killed connections."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -141,6 +142,32 @@ def test_after_a_crash_in_mid_commit_reading_goes_on_at_the_shard_that_is_behind
     again = owner_of(client)
     again.commit(cut(rows(1000, 0, 0), 15))
     assert offsets(client) == [20] * 5 + [15] * 11, "who is ahead stays there"
+
+
+def test_a_gap_is_what_each_shard_lacks(client, monkeypatch):
+    writer = owner_of(client)
+    writer.commit(dataclasses.replace(cut(rows(1000, 160, 1), 10), marks={"t:0": "log/1"}))
+    with pytest.raises(crashing(writer, 5, monkeypatch)):
+        writer.commit(dataclasses.replace(cut(rows(1000, 160, 2), 20), marks={"t:0": "log/2"}))
+    start = resume(writer_of(client).take_over())
+    assert start.furthest == {"t:0": (20, "log/2")}
+    again = owner_of(client)
+    jump = {"skipped_to": {"t:0": 50}, "marks": {"t:0": "log/3"}}
+    for offset in (50, 55):  # what was given up is given up once
+        again.commit(dataclasses.replace(cut(rows(1000, 160, 3), offset), **jump))
+    assert [int(client.hget(keys.meta, "gap:t:0")) for keys in KEYS] == [30] * 5 + [40] * 11
+    start = resume(writer_of(client).take_over())
+    assert (start.level, start.offsets, start.gaps) == (True, {"t:0": 55}, {"t:0": 40})
+    assert start.furthest == {"t:0": (55, "log/3")}
+
+
+def test_a_mark_is_that_of_its_offset(client, monkeypatch):
+    writer = owner_of(client)
+    with pytest.raises(crashing(writer, 5, monkeypatch)):
+        writer.commit(dataclasses.replace(cut(rows(1000, 160, 2), 20), marks={"t:0": "log/2"}))
+    again = owner_of(client)
+    again.commit(dataclasses.replace(cut(rows(1000, 0, 0), 15), marks={"t:0": "log/1"}))
+    assert [client.hget(keys.meta, "mark:t:0") for keys in KEYS] == [b"log/2"] * 5 + [b"log/1"] * 11
 
 
 def test_a_partition_that_only_some_shards_know_begins_at_its_origin(client, monkeypatch):

@@ -23,8 +23,15 @@ class Source(Protocol):
     def finished(self) -> bool:
         """Whether all was read and nothing can come."""
 
-    def open(self, offsets: Mapping[str, int]) -> None:
+    def open(self, offsets: Mapping[str, int], furthest: Mapping[str, tuple[int, str]] | None = None) -> None:
         """Go to these positions; a partition without one starts at its origin.
+
+        Parameters
+        ----------
+        offsets : mapping of str to int
+        furthest : mapping of str to (int, str), optional
+            Of each partition the furthest position that was ever stored, and what `marks` said then: if the log is not
+            the same there, it must not be read.
 
         Raises
         ------
@@ -38,6 +45,13 @@ class Source(Protocol):
 
     def positions(self) -> dict[str, int]:
         """Next offset of each partition, behind everything that `poll` has returned."""
+
+    def marks(self) -> dict[str, str]:
+        """Of each partition what tells at the next `open` whether the log at its position is still the same."""
+
+    @property
+    def skipped_to(self) -> Mapping[str, int]:
+        """Where reading jumped to since `open`, because the log had lost what comes before and that was accepted."""
 
     def arrival_watermark_s(self) -> float:
         """All that arrived before this moment has been returned: honest for replays and for quiet nights alike."""

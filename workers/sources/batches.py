@@ -35,6 +35,8 @@ class RecordBatch:
         Offset of the first record, and of the first one that was asked for.
     count : int
         Records, after compaction.
+    epoch : int
+        Of the leader that took it.
     base_ms, fixed_ms : int
         Time that the records' deltas count from; the time of all of them (LogAppendTime), or -1.
     data : bytes-like
@@ -48,6 +50,7 @@ class RecordBatch:
     base_ms: int
     fixed_ms: int
     data: memoryview
+    epoch: int
 
 
 class CorruptBatchError(errors.CorruptRecordError):  # type: ignore[misc]  # kafka-python is untyped
@@ -148,7 +151,7 @@ class BatchRecords(SafeRecords):
         return RecordBatch(
             batch.last_offset, batch.base_offset, self.fetch_offset, count, batch.first_timestamp,
             batch.max_timestamp if batch.timestamp_type == 1 else -1,
-            memoryview(batch._buffer)[batch._pos :],  # noqa: SLF001
+            memoryview(batch._buffer)[batch._pos :], batch.leader_epoch,  # noqa: SLF001
         )  # fmt: skip
 
 

@@ -72,7 +72,8 @@ class FileSource:
     def finished(self) -> bool:
         return self._done
 
-    def open(self, offsets: Mapping[str, int]) -> None:
+    def open(self, offsets: Mapping[str, int], furthest: Mapping[str, tuple[int, str]] | None = None) -> None:
+        del furthest  # of files there are no marks
         self._positions, self._done = dict(sorted(offsets.items())), False
         self._gone.clear()
         self._scan()
@@ -223,6 +224,13 @@ class FileSource:
 
     def arrival_watermark_s(self) -> float:
         return self._caught_up_s or self._started_s
+
+    def marks(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def skipped_to(self) -> Mapping[str, int]:
+        return {}
 
     def lag(self) -> dict[str, int]:
         left = 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 
-from ctr.errors import SourceUnavailableError
+from workers import kafka_login
 
 _READ_MS = 5000
 
@@ -39,27 +40,24 @@ class TopicFacts:
         return sum(end - first for first, end in self.partitions.values())
 
 
-def look(bootstrap: str, topic: str, *, timeout_s: float = 5.0) -> TopicFacts:
+def look(bootstrap: str, topic: str, *, timeout_s: float = 5.0, login: Mapping[str, Any] | None = None) -> TopicFacts:
     """Ask a broker; the last record of each partition is read.
 
     Raises
     ------
-    SourceUnavailableError
-        It does not answer, or refuses us.
+    SourceUnavailableError, SettingError
+        See `workers.kafka_login.connecting`.
     """
-    try:
+    with kafka_login.connecting(bootstrap):
         consumer = KafkaConsumer(
             bootstrap_servers=bootstrap.split(","), group_id=None, enable_auto_commit=False,
             auto_offset_reset="earliest", bootstrap_timeout_ms=int(timeout_s * 1000), reconnect_backoff_max_ms=2000,
-            metrics_enabled=False,
+            metrics_enabled=False, **(login or {}),
         )  # fmt: skip
         try:
             return _facts(consumer, topic, timeout_s)
         finally:
             consumer.close()
-    except (KafkaError, ValueError, OSError) as error:
-        said = str(error) or type(error).__name__
-        raise SourceUnavailableError(f"no Kafka broker answers at {bootstrap}, or it refuses us: {said}") from None
 
 
 def _facts(consumer: KafkaConsumer, topic: str, timeout_s: float) -> TopicFacts:

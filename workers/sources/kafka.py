@@ -25,6 +25,8 @@ from kafka.errors import (
 from ctr.errors import PositionLostError, SettingError, SourceUnavailableError
 from ctr.events.messages import Messages, Refusal
 from ctr.kernels import build
+from workers import kafka_login
+from workers.sources import marks
 from workers.sources.batches import CHECKED, CorruptBatchError, RecordBatch, install
 
 MAX_RECORDS = 4000
@@ -33,6 +35,8 @@ _MAX_BATCHES = 64
 """Record batches taken from kafka-python at a time: they wait here, and their bytes with them."""
 _LOOK_S = 1.0
 """How often the log's end is asked for while nothing comes: what proves that we are up to date."""
+_METADATA_S = 5.0
+"""How often the broker is asked for the topic's partitions and id: a new partition is found by then."""
 
 
 class KafkaSource:
@@ -49,13 +53,20 @@ class KafkaSource:
         Where partitions without a stored position begin: ``earliest``, ``latest`` or a time (RFC 3339 or seconds).
     timeout_s : float
         For each question to the broker.
+    accept_gap : bool
+        Where the log has lost the next events to learn, go on at the first one that it has, instead of stopping.
+    login : mapping of str to object, optional
+        How to be let in: see `workers.kafka_login`.
     """
 
-    def __init__(self, bootstrap: str, topic: str, *, group: str, start: str, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str, *, group: str, start: str, timeout_s: float = 5.0, accept_gap: bool = False,
+        login: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self._topic, self._start, self._timeout_ms = topic, start, int(timeout_s * 1000)
         self._start_ms = None if start in ("earliest", "latest") else _milliseconds(start)
-        self._bootstrap = bootstrap
-        try:
+        self._bootstrap, self._accept_gap = bootstrap, accept_gap
+        with kafka_login.connecting(bootstrap):
             self._consumer = KafkaConsumer(
                 bootstrap_servers=bootstrap.split(","),
                 group_id=group,
@@ -67,10 +78,10 @@ class KafkaSource:
                 max_partition_fetch_bytes=4 << 20,
                 max_poll_records=_MAX_BATCHES,
                 reconnect_backoff_max_ms=2000,
+                metadata_max_age_ms=int(_METADATA_S * 1000),
                 metrics_enabled=False,
+                **(login or {}),
             )
-        except (KafkaError, ValueError, OSError) as error:
-            raise SourceUnavailableError(f"no Kafka broker answers at {bootstrap}: {_said(error)}") from None
         self._walk = build.load("scan/records").walk
         if not install(self._consumer):
             self._walk = None
@@ -83,9 +94,12 @@ class KafkaSource:
         self._tps: list[Any] = []
         self._index: dict[Any, int] = {}
         self._positions: list[int] = []
+        self._epochs: list[int] = []
+        self._topic_id = ""
+        self._skipped_to: dict[str, int] = {}
         self._newest_s: list[float] = []
         self._ends: dict[Any, int] = {}
-        self._looked = 0.0
+        self._looked = self._looked_at_topic = 0.0
         self._copy: dict[Any, Any] = {}
         self.up = True
 
@@ -100,7 +114,8 @@ class KafkaSource:
     def _name(self, tp: Any) -> str:
         return f"{tp.topic}:{tp.partition}"
 
-    def open(self, offsets: Mapping[str, int]) -> None:
+    def open(self, offsets: Mapping[str, int], furthest: Mapping[str, tuple[int, str]] | None = None) -> None:
+        furthest, self._skipped_to = furthest or {}, {}
         try:
             numbers = self._consumer.partitions_for_topic(self._topic)
             if not numbers:
@@ -111,6 +126,12 @@ class KafkaSource:
             ends = self._consumer.end_offsets(tps, timeout_ms=self._timeout_ms)
             held = [self._name(tp) for tp in tps if self._name(tp) in offsets]
             origin = first if held else self._origins(first, ends)
+            self._topic_id = marks.topic_id(self._consumer, self._topic)
+            for tp in tps:
+                name = self._name(tp)
+                self._check_furthest(tp, ends[tp], *furthest.get(name, (offsets.get(name, 0), "")))
+        except LogTruncationError as error:
+            raise self._lost(error) from None
         except KafkaError as error:
             raise SourceUnavailableError(f"Kafka at {self._bootstrap} does not answer: {_said(error)}") from error
         if held and self._start != "earliest":
@@ -118,20 +139,44 @@ class KafkaSource:
         positions = [offsets.get(self._name(tp), origin[tp]) for tp in tps]
         for tp, position in zip(tps, positions, strict=True):
             if position < first[tp]:
-                raise PositionLostError(
-                    f"{self._name(tp)}: offset {position} is to be learned next, the log begins at {first[tp]}: "
-                    f"retention removed {first[tp] - position} events that were never learned; train a new generation"
-                )
-            if position > ends[tp]:
-                raise PositionLostError(
-                    f"{self._name(tp)}: offset {position} is to be learned next, the log ends at {ends[tp]}: the "
-                    "topic was cut or made anew; train a new generation"
-                )
+                self._skip(tp, position, first[tp])
+        positions = [max(position, first[tp]) for tp, position in zip(tps, positions, strict=True)]
+        for tp, position in zip(tps, positions, strict=True):
             self._consumer.seek(tp, position)
         self._queue.clear()
         self._index = {tp: i for i, tp in enumerate(tps)}
         self._ends, self._newest_s, self._positions, self._tps = ends, [0.0] * len(tps), positions, tps
+        self._epochs = [marks.UNKNOWN] * len(tps)
         self._looked = 0.0
+
+    def _check_furthest(self, tp: Any, end: int, offset: int, mark: str) -> None:
+        """Whether this is still the log of which so much was learned once."""
+        identity, epoch = marks.read(mark)
+        if identity and self._topic_id and identity != self._topic_id:
+            raise self._made_anew()
+        if offset > end:
+            raise PositionLostError(
+                f"{self._name(tp)}: all below offset {offset} is learned, the log ends at {end}: it was cut or made "
+                "anew; train a new generation"
+            )
+        marks.check_epoch(self._consumer, tp, offset, epoch, timeout_ms=self._timeout_ms)
+
+    def _made_anew(self) -> PositionLostError:
+        return PositionLostError(
+            f"{self._topic} was deleted and made anew: stored positions are of another log. A topic of another name is "
+            "learned from its beginning; or train a new generation"
+        )
+
+    def _skip(self, tp: Any, position: int, first: int) -> None:
+        """Give up what the log has lost, if that is accepted."""
+        name = self._name(tp)
+        if not self._accept_gap:
+            raise PositionLostError(
+                f"{name}: offset {position} is to be learned next, the log begins at {first}: retention removed "
+                f"{first - position} events that were never learned; --accept-gap goes on without them"
+            )
+        self._skipped_to[name] = first
+        structlog.get_logger().error("gap_accepted", partition=name, lost=first - position, begin=first)
 
     def _origins(self, first: Mapping[Any, int], ends: Mapping[Any, int]) -> Mapping[Any, int]:
         """Where a new model begins."""
@@ -152,12 +197,16 @@ class KafkaSource:
             return self._skipped(self._index[error.tp], error)
         except UnsupportedCodecError as error:
             raise SettingError("--topic", self._topic, f"its messages need a package: {_said(error)}") from None
-        except (OffsetOutOfRangeError, NoOffsetForPartitionError, LogTruncationError) as error:
+        except OffsetOutOfRangeError as error:
+            self._go_on_behind_gaps(error)
+            return None
+        except (NoOffsetForPartitionError, LogTruncationError) as error:
             raise self._lost(error) from None
         except KafkaError as error:
             self.up = False
             raise SourceUnavailableError(f"Kafka at {self._bootstrap}: {_said(error)}") from error
         self._look(records)
+        self._look_at_topic()
         if not records:
             return None
         self.up = True
@@ -187,7 +236,7 @@ class KafkaSource:
             self._queue.extendleft(reversed(taken[bad + 1 :]))
             taken = taken[:bad]
         for i, batch in taken:
-            self._positions[i] = batch.offset + 1
+            self._positions[i], self._epochs[i] = batch.offset + 1, batch.epoch
         partitions, arrivals = np.array(index, np.int32)[batch_of[:n]], times_ms[:n] / 1000
         arrivals[arrivals < 0] = time.time()  # -1: the record carries none
         for i in set(index):
@@ -201,7 +250,7 @@ class KafkaSource:
 
     def _skipped(self, index: int, error: CorruptBatchError) -> Messages:
         """Nothing but the refusal of a batch; reading goes on behind it."""
-        self._positions[index] = error.next_offset
+        self._positions[index], self._epochs[index] = error.next_offset, marks.UNKNOWN
         structlog.get_logger().error(
             "corrupt_batch", partition=self._name(self._tps[index]), offset=error.base_offset, error=_said(error)
         )
@@ -226,7 +275,7 @@ class KafkaSource:
                 offsets.append(record.offset)
                 arrivals.append(record.timestamp / 1000 if record.timestamp >= 0 else now)  # -1: it carries none
             partitions.extend([index] * len(held))
-            self._positions[index] = held[-1].offset + 1
+            self._positions[index], self._epochs[index] = held[-1].offset + 1, held[-1].leader_epoch
             self._newest_s[index] = max(self._newest_s[index], arrivals[-1])
         length = np.array(lengths, np.int64)
         begin = np.concatenate(([0], np.cumsum(np.maximum(length, 0))[:-1]))
@@ -255,18 +304,66 @@ class KafkaSource:
         self._ends = {**self._ends, **ends}
         for tp in silent:
             i = self._index[tp]
-            self._positions[i] = max(self._positions[i], at[tp])
+            if at[tp] > self._positions[i]:
+                self._positions[i], self._epochs[i] = at[tp], marks.epoch(self._consumer, tp)
             if self._positions[i] >= ends[tp]:
                 self._newest_s[i] = now
 
+    def _look_at_topic(self) -> None:
+        """Find partitions that were born, from their start on; and a topic that is another one by now."""
+        now = time.monotonic()
+        if now - self._looked_at_topic < _METADATA_S / 5:
+            return
+        self._looked_at_topic = now
+        identity = marks.topic_id(self._consumer, self._topic)
+        if identity and self._topic_id and identity != self._topic_id:
+            raise self._made_anew()
+        numbers = sorted(marks.partitions(self._consumer, self._topic))
+        born = [tp for tp in (TopicPartition(self._topic, number) for number in numbers) if tp not in self._index]
+        if not born:
+            return
+        structlog.get_logger().info("partitions_found", partitions=[self._name(tp) for tp in born])
+        self._consumer.assign([*self._tps, *born])
+        for tp in born:
+            self._consumer.seek(tp, 0)
+            self._index[tp] = len(self._tps)
+            self._tps.append(tp)
+            self._positions.append(0)
+            self._epochs.append(marks.UNKNOWN)
+            self._newest_s.append(0.0)
+
+    def _go_on_behind_gaps(self, error: KafkaError) -> None:
+        """Retention has passed us while we read."""
+        try:
+            first = self._consumer.beginning_offsets(self._tps, timeout_ms=self._timeout_ms)
+        except KafkaError as failed:
+            self.up = False
+            raise SourceUnavailableError(f"Kafka at {self._bootstrap}: {_said(failed)}") from failed
+        behind = [tp for tp in self._tps if self._positions[self._index[tp]] < first[tp]]
+        if not behind:
+            raise self._lost(error)
+        for tp in behind:
+            i = self._index[tp]
+            self._skip(tp, self._positions[i], first[tp])
+            self._consumer.seek(tp, first[tp])
+            self._positions[i], self._epochs[i] = first[tp], marks.UNKNOWN
+
     def _lost(self, error: KafkaError) -> PositionLostError:
         return PositionLostError(
-            f"{self._topic}: the log no longer holds the next event to learn ({_said(error)}): it was cut, or "
-            "retention passed us; train a new generation"
+            f"{self._topic}: the log is not the one that was learned ({_said(error)}): it was cut, and may have grown "
+            "again since; train a new generation"
         )
 
     def positions(self) -> dict[str, int]:
         return dict(zip(self.partitions, self._positions, strict=True))
+
+    def marks(self) -> dict[str, str]:
+        found = (marks.mark(self._topic_id, epoch) for epoch in self._epochs)
+        return {name: mark for name, mark in zip(self.partitions, found, strict=True) if mark}
+
+    @property
+    def skipped_to(self) -> Mapping[str, int]:
+        return self._skipped_to
 
     def arrival_watermark_s(self) -> float:
         return min(self._newest_s, default=0.0)
@@ -279,7 +376,8 @@ class KafkaSource:
         return lag
 
     def committed(self, offsets: Mapping[str, int]) -> None:
-        self._copy = {tp: OffsetAndMetadata(offsets[self._name(tp)], "", -1) for tp in self._tps}
+        known = {tp: offsets.get(self._name(tp)) for tp in self._tps}  # a partition may have been born since
+        self._copy = {tp: OffsetAndMetadata(at, "", -1) for tp, at in known.items() if at is not None}
         self._consumer.commit_async(self._copy, callback=lambda _offsets, _reply: None)
 
     def close(self) -> None:

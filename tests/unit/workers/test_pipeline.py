@@ -26,7 +26,7 @@ def messages(offset, n, n_bytes=10):
 
 
 class Source:
-    """Plays a script: a number is so many messages, an exception is raised, None is nothing new. Its end is the end."""
+    """Plays a script: so many messages, an exception to raise, None for nothing new, "away" for no answer."""
 
     def __init__(self, script, n_bytes=10):
         self._script, self._n_bytes, self._at, self._position = list(script), n_bytes, 0, 0
@@ -51,8 +51,8 @@ class Source:
         if isinstance(step, Exception):
             self.up = not isinstance(step, SourceUnavailableError)
             raise step
-        self.up = True
-        if step is None:
+        self.up = step != "away"
+        if step in (None, "away"):
             time.sleep(min(0.005, timeout_s))
             return None
         found = messages(self._position, step, self._n_bytes)
@@ -62,6 +62,13 @@ class Source:
     def positions(self):
         self._called()
         return {"log:0": self._position}
+
+    def marks(self):
+        return {"log:0": f"mark {self._position}"}
+
+    @property
+    def skipped_to(self):
+        return {}
 
     def arrival_watermark_s(self):
         self._called()
@@ -127,6 +134,7 @@ def test_events_come_in_order_with_the_positions_behind_them(threads, script, se
         learned += chunk.batch or []
         # what is behind the chunk is what was taken, however far the source is
         assert chunk.standing.positions == {"log:0": len(learned)}
+        assert chunk.standing.marks == {"log:0": f"mark {len(learned)}"}
         assert chunk.standing.arrival_s == len(learned)
         if chunk.standing.finished:
             break
@@ -206,6 +214,16 @@ def test_an_outage_beyond_the_limit_ends_it():
     line.start()
     with pytest.raises(SourceUnavailableError, match="away"):
         take_all(line, [])
+    assert line.stop()
+
+
+def test_a_source_that_says_nothing_and_does_not_answer_is_away():
+    line = pipeline(Source([4, *["away"] * 100]), Reader(), 1, outage_limit_s=0.02)
+    line.start()
+    taken = []
+    with pytest.raises(SourceUnavailableError, match="has not answered"):
+        take_all(line, taken)
+    assert taken == [0, 1, 2, 3]
     assert line.stop()
 
 
