@@ -174,6 +174,8 @@ def train(**options: Any) -> None:
               "name.")  # fmt: skip
 @click.option("--max-rows", type=click.IntRange(min=1024), help="Rows of a model held at most; by default its own "
               "bound.")  # fmt: skip
+@click.option("--preload", type=click.IntRange(min=0), default=100_000, show_default=True,
+              help="Rows of a model read before /readyz is 200: those written last.")  # fmt: skip
 @click.option("--deadline", "deadline_s", type=_Finite(min=0, min_open=True), default=0.05, show_default=True,
               help="Seconds from a request's head on; none waits for Redis beyond it.")  # fmt: skip
 @click.option("--prior", type=_Finite(0, 1), help="Probability answered where nothing better can be had in time; "

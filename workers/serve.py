@@ -10,6 +10,7 @@ from pathlib import Path
 from ctr import log
 from ctr.errors import CtrError, SettingError
 from ctr.kernels import simd
+from ctr.serving.follower import PRELOAD
 from ctr.serving.http import ScorerApp
 from ctr.serving.limits import Limits
 from ctr.serving.scorer import Scorer
@@ -33,6 +34,7 @@ class ServeSettings:
     listen: str | None = None
     max_rows: int | None = None
     catalogue: str | None = None
+    preload: int = PRELOAD
     limits: Limits = field(default_factory=Limits)
     token: str | None = field(default=None, repr=False)
 
@@ -93,7 +95,10 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
     with bound:
         scorers = retry(
             lambda: [
-                Scorer(settings.redis, model, max_rows=settings.max_rows, catalogue=settings.catalogue)
+                Scorer(
+                    settings.redis, model, max_rows=settings.max_rows, catalogue=settings.catalogue,
+                    preload=settings.preload,
+                )
                 for model in settings.models
             ],
             limit_s=_STORE_LIMIT_S,

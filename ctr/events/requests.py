@@ -1,7 +1,8 @@
-"""The body of a scoring request in, a `Batch` out, by the kernels that scan events: no Python object for each value.
+"""The body of a scoring request in, keys out, by the kernels that scan events: no Python object for each value.
 
-Only what is common is read here: ``{"instances": [row, ...]}``, and in the rows nothing that the kernels leave to the
-exact way. All else, and all that is refused, is the exact way's, `ctr.events.encode_rows` of the decoded body.
+Only what is common is read here: ``{"instances": [row, ...]}``, ``{"context": row, "candidates": [...]}``, and in the
+rows nothing that the kernels leave to the exact way. All else, and all that is refused, is the exact way's:
+`ctr.events.encode_rows` of the decoded body, or what `ctr.serving.questions` makes of it.
 """
 
 from __future__ import annotations
@@ -9,79 +10,179 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from ctr.events.batch import Batch
 from ctr.events.plan import compile_plan
 from ctr.events.scanner import SLACK, Outputs, scratch
 from ctr.kernels import build
+from ctr.kernels.scan.bound import Bound
+from ctr.kernels.scan.features import Plan
 from ctr.spec import Spec
+
+Keys = NDArray[np.uint64]
 
 _BEGIN = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"instances"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 _END = re.compile(rb"\][ \t\r\n]*\}[ \t\r\n]*\Z")
 _MOST_BLANKS = 64
 """Behind the rows; the end is looked for in so many bytes."""
+_SLACK = bytes(SLACK)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A ranking that is asked for, as keys.
+
+    Attributes
+    ----------
+    context : (F,) uint64
+        The context's keys; what stands in the candidates' fields does not matter.
+    fields : (A,) int64
+        Indices of the candidates' fields, ascending; empty where they are ids.
+    keys : (n, A) uint64
+    ids_at : int
+        Where in the body an array of ids begins; -1 where candidates are objects.
+    top : int or None
+    """
+
+    context: Keys
+    fields: NDArray[np.int64]
+    keys: Keys
+    ids_at: int
+    top: int | None
 
 
 class RequestScanner:
-    """Reads the rows of scoring requests; made once a specification. Several threads may use one, by turns.
+    """Reads scoring requests; made once a specification. Several threads may use one, by turns.
 
     Parameters
     ----------
     spec : Spec
         Of any event format: requests are JSON.
+
+    Attributes
+    ----------
+    in_keys : bool
+        Whether there is a key for each field of a row, so that `scan_keys` can be asked.
+    in_parts : bool
+        Whether `scan_ranking` can be asked: no value of a candidate is part of a nested object, or crossed.
     """
 
     def __init__(self, spec: Spec) -> None:
         as_json = msgspec.structs.replace(spec, event=msgspec.structs.replace(spec.event, format="json"))
-        self._plan = compile_plan(as_json)
-        self._kernel: Any = None
+        plan = compile_plan(as_json)
+        self._F = len(spec.fields)
         self._lock = threading.Lock()
-        if self._plan is not None:
-            self._scratch = scratch(self._plan)
-            self._outputs = Outputs(len(spec.fields), spec.dense)
-            self._kernel = build.load("scan/lines", FORMAT=0, DENSE=int(spec.dense)).rows
+        self._outputs = Outputs(self._F, spec.dense)
+        self._plan = plan
+        self._sparse: Any = None
+        self._bound: Any = None
+        self.in_keys = plan is not None and spec.dense
+        self.in_parts = self.in_keys and not any(
+            field.cross is not None or "." in field.column for field in spec.fields
+        )
+        if plan is not None and not spec.dense:
+            self._sparse = build.load("scan/lines", FORMAT=0, DENSE=0).rows
+            self._scratch = scratch(plan)
+        elif plan is not None:
+            kernels = build.load("scan/requests")
+            self._instances, self._ranking = kernels.instances, kernels.ranking
+            self._bound = self._bind(spec, plan)
 
-    def scan_rows(self, body: bytes, time_s: float | None = None, *, max_rows: int) -> Batch | None:
-        """Read the rows of a request.
+    def _bind(self, spec: Spec, plan: Plan) -> Any:
+        """All that the kernels read and write beside their arguments."""
+        named = [index for index, field in enumerate(spec.fields) if not field.derived]
+        return Bound(plan, *scratch(plan), self._outputs.make(1), np.array(named, np.int64))
+
+    def scan_keys(self, body: bytes, time_s: float, *, max_rows: int) -> Keys | None:
+        """Read the rows of a request into (n F,) keys; None where the exact way is to be asked, or `in_keys` is not.
 
         Parameters
         ----------
         body : bytes
-        time_s : float, optional
-            Time of all rows, seconds since 1970; now where it is not given.
+        time_s : float
+            Time of all rows, seconds since 1970.
         max_rows : int
             A body that may hold more, by its opening braces, is left to the exact way: room is made for so many rows
             before they are read.
+        """
+        rows = body.count(b"{") - 1
+        if rows > max_rows or self._bound is None:
+            return None
+        keys = np.empty(max(rows, 0) * self._F, np.uint64)
+        data = np.frombuffer(body + _SLACK, np.uint8)
+        with self._lock:
+            n = self._instances(data, time_s, self._bound, keys)
+        return None if n < 0 else keys[: n * self._F]
+
+    def scan_rows(self, body: bytes, time_s: float | None = None, *, max_rows: int) -> Batch | None:
+        """Read the rows of a request; see `scan_keys`.
 
         Returns
         -------
         Batch or None
             What `ctr.events.encode_rows` gives for the same rows; None where it is to be asked.
         """
+        time_s = time.time() if time_s is None else time_s
+        if self._sparse is not None:
+            return self._scan_sparse(body, time_s, max_rows)
+        keys = self.scan_keys(body, time_s, max_rows=max_rows)
+        return None if keys is None else self.batch(keys, time_s)
+
+    def batch(self, keys: Keys, time_s: float) -> Batch:
+        """Rows whose keys `scan_keys` gave as a batch."""
+        n, out = len(keys) // self._F, self._outputs.make(len(keys) // self._F)
+        return self._batch(out._replace(keys=keys), n, len(keys), time_s)
+
+    def _batch(self, out: Any, n: int, entries: int, time_s: float) -> Batch:
+        out.labels[:n], out.weights[:n], out.times_s[:n] = np.nan, 1.0, time_s
+        return self._outputs.batch(out, n, entries, np.full(n, -1, np.int32), np.arange(n))
+
+    def _scan_sparse(self, body: bytes, time_s: float, max_rows: int) -> Batch | None:
         begin = _BEGIN.match(body)
         end = _END.search(body, max(len(body) - _MOST_BLANKS, 0))
-        if self._plan is None or begin is None or end is None:
+        if begin is None or end is None:
             return None
-        time_s = time.time() if time_s is None else time_s
         rows = body.count(b"{", begin.end())
         if rows > max_rows:
             return None
-        data = np.frombuffer(body + bytes(SLACK), np.uint8)
+        data = np.frombuffer(body + _SLACK, np.uint8)
         address = data.ctypes.data
         with self._lock:
             full = True
             while full:
                 out = self._outputs.make(rows)
-                n, entries, full = self._kernel(
+                n, entries, full = self._sparse(
                     address + begin.end(), address + end.start() + 1, time_s, self._plan, *self._scratch, out
                 )
                 if full:
                     self._outputs.grow()
-            if n < 0:
-                return None
-            out.labels[:n], out.weights[:n], out.times_s[:n] = np.nan, 1.0, time_s
-            return self._outputs.batch(out, n, entries, np.full(n, -1, np.int32), np.arange(n))
+        return None if n < 0 else self._batch(out, n, entries, time_s)
+
+    def scan_ranking(self, body: bytes, time_s: float, *, max_rows: int) -> Asked | None:
+        """Read a request to rank; None where the decoded body is to be asked, or `in_parts` is not.
+
+        Parameters
+        ----------
+        body : bytes
+        time_s : float
+            Time of the request, seconds since 1970.
+        max_rows : int
+            A body that may hold more candidates, by its opening braces, is not read. Ids are not counted.
+        """
+        rows = body.count(b"{") - 2
+        if rows > max_rows or not self.in_parts:
+            return None
+        context, fields = np.empty(self._F, np.uint64), np.empty(self._F, np.int64)
+        keys = np.empty(max(rows, 0) * self._F, np.uint64)
+        data = np.frombuffer(body + _SLACK, np.uint8)
+        with self._lock:
+            good, n, A, top, ids_at = self._ranking(data, time_s, self._bound, context, fields, keys)
+        if not good:
+            return None
+        return Asked(context, fields[:A], keys[: n * A].reshape(n, A), ids_at, None if top < 0 else top)

@@ -67,7 +67,11 @@ class Request:
 
     def header(self, name: bytes) -> bytes:
         """First header of this (lower-case) name, empty where there is none."""
-        return next((value for key, value in self.scope["headers"] if key == name), b"")
+        for key, value in self.scope["headers"]:
+            if key == name:
+                found: bytes = value
+                return found
+        return b""
 
 
 @dataclass(slots=True)

@@ -8,9 +8,7 @@ asked for again), or neither (then whoever asks next reads the new row).
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,83 +21,14 @@ from ctr.model.ranking import AdQuestion, Question, Ranker
 from ctr.model.table import Table
 from ctr.model.tally import Tally
 from ctr.rows import RowBlock
+from ctr.serving.pending import Due, Flight, FollowedShard, KeyLog, Keys
 from ctr.spec import Spec
 from ctr.store import Changes, ShardReader, Version, Watermarks
-
-Keys = NDArray[np.uint64]
 
 CHUNK = 1000
 """Rows read again at a time: how long the lock is held, and how long Redis is kept from others."""
 _FILLS = 3
 """Rows that make room for a batch's missing ones may belong to the same batch: then it is filled once more."""
-
-
-class _KeyLog:
-    """Keys in the order in which they came, oldest first; one may be there twice."""
-
-    def __init__(self) -> None:
-        self._keys, self._begin, self._end = np.empty(1024, np.uint64), 0, 0
-
-    def __len__(self) -> int:
-        return self._end - self._begin
-
-    def add(self, keys: Keys) -> None:
-        if self._end + len(keys) > len(self._keys):
-            self.reset(self.all(), room=len(self) + 2 * len(keys))
-        self._keys[self._end : self._end + len(keys)] = keys
-        self._end += len(keys)
-
-    def pop(self, count: int) -> Keys:
-        oldest = self._keys[self._begin : min(self._begin + count, self._end)].copy()
-        self._begin += len(oldest)
-        return oldest
-
-    def all(self) -> Keys:
-        return self._keys[self._begin : self._end].copy()
-
-    def reset(self, keys: Keys, room: int = 1024) -> None:
-        self._keys = np.empty(len(keys) + room, np.uint64)
-        self._keys[: len(keys)] = keys
-        self._begin, self._end = 0, len(keys)
-
-
-class _Flight:
-    """Keys on their way for a request; `named` marks those that a change has named since they were asked for."""
-
-    def __init__(self, keys: Keys) -> None:
-        self.keys, self.named = keys, np.zeros(len(keys), np.bool_)
-
-    def mark(self, written: Keys, *, everything: bool) -> None:
-        """`written` is sorted."""
-        if everything:
-            self.named[:] = True
-        elif len(written):
-            at = np.minimum(np.searchsorted(written, self.keys), len(written) - 1)
-            self.named |= written[at] == self.keys
-
-
-@dataclass(slots=True)
-class _Due:
-    """Held rows that have changed, and how far the shard has come once they are read."""
-
-    keys: Keys
-    version: Version
-    watermarks: Watermarks
-    broken: bool
-
-
-@dataclass(slots=True)
-class _Shard:
-    reader: ShardReader
-    due: deque[_Due] = field(default_factory=deque)
-    """Changed by the follower alone, without the lock."""
-    flights: list[_Flight] = field(default_factory=list)
-    watermarks: Watermarks | None = None
-    """How far the rows held have come; None until the first look was taken."""
-    version: Version | None = None
-    """Commit whose rows are held, likewise."""
-    broken: bool = True
-    """Whether the chain of commits broke and not all rows have been read again."""
 
 
 class RowCache:
@@ -121,11 +50,11 @@ class RowCache:
 
     def __init__(self, model: Model, readers: Sequence[ShardReader], *, max_rows: int) -> None:
         self._model, self._ranker, self._tally = model, Ranker(model), Tally(model)
-        self._shards = [_Shard(reader) for reader in readers]
+        self._shards = [FollowedShard(reader) for reader in readers]
         self._absence_limit = max_rows // 16
         self._row_limit = max_rows - self._absence_limit
         self._lock = threading.Lock()
-        self._arrivals, self._absences = _KeyLog(), _KeyLog()
+        self._arrivals, self._absences = KeyLog(), KeyLog()
         self._standing: tuple[Watermarks | None, Version | None, bool] = None, None, True
         self._every_field = np.arange(len(model.spec.fields), dtype=np.uint8)
         self._hits = self._misses = self._rereads = self._breaks = self._asked = 0
@@ -275,8 +204,8 @@ class RowCache:
             for shard, part in self._by_shard(keys):
                 self._bring(shard, part)
 
-    def _bring(self, shard: _Shard, keys: Keys) -> None:
-        flight = _Flight(keys)
+    def _bring(self, shard: FollowedShard, keys: Keys) -> None:
+        flight = Flight(keys)
         # Registered before they are asked for: a commit between the reply and its arrival here would else be missed,
         # and the old row would stay until the next change.
         with self._lock:
@@ -344,7 +273,7 @@ class RowCache:
             read += self._read_due(shard)
         return read
 
-    def _note(self, shard: _Shard, changes: Changes) -> None:
+    def _note(self, shard: FollowedShard, changes: Changes) -> None:
         """Handle a change entry: all that it concerns is marked in one section, so that nothing slips between."""
         written = np.unique(changes.written)
         ads = self._ranker.ads
@@ -374,9 +303,9 @@ class RowCache:
         if len(shard.due) > 1:
             # The first is being read; all later ones are read as one, so that a row that changed in each is read once.
             keys = np.union1d(shard.due.pop().keys, keys)
-        shard.due.append(_Due(keys, changes.version, changes.watermarks, changes.broken))
+        shard.due.append(Due(keys, changes.version, changes.watermarks, changes.broken))
 
-    def _read_due(self, shard: _Shard) -> int:
+    def _read_due(self, shard: FollowedShard) -> int:
         """Read the next rows that are due, at most `CHUNK`."""
         read = 0
         while shard.due and read < CHUNK:
@@ -403,7 +332,7 @@ class RowCache:
         self._forget(gone)
         self._rereads += len(asked)
 
-    def _by_shard(self, keys: Keys) -> list[tuple[_Shard, Keys]]:
+    def _by_shard(self, keys: Keys) -> list[tuple[FollowedShard, Keys]]:
         if len(self._shards) == 1:
             return [(self._shards[0], keys)]
         parts = [keys[keys % np.uint64(len(self._shards)) == index] for index in range(len(self._shards))]

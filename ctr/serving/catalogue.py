@@ -145,17 +145,23 @@ class Catalogue:
         """
         return self._question(self._shelf, context, *self._placed(self._shelf, ids), time_s, path)
 
-    def question_of_raw(
-        self, context: Row, ids: bytes, time_s: float, path: str = "$.context"
-    ) -> tuple[Question | AdQuestion, NDArray[np.int64], int] | None:
-        """The same for ids as JSON, and how many they are; None where `question` is to be asked with them decoded."""
+    def question_of_keys(
+        self, context: NDArray[np.uint64], body: bytes, ids_at: int, time_s: float
+    ) -> AdQuestion | None:
+        """The same for (F,) keys of a context and ids as JSON, which begin at ``body[ids_at]``.
+
+        None where `question` is to be asked with all of it decoded: ids that are not known or not plainly written, and
+        ads that leave something to the context.
+        """
         shelf = self._shelf
-        places = shelf.index.find(ids)
-        if places is None:
+        places = shelf.index.find(body, ids_at)
+        if places is None or places.min(initial=0) < 0 or self._questions.crosses(shelf.fields):
             return None
-        known = np.flatnonzero(places >= 0)
-        placed = places if len(known) == len(places) else places[known]
-        return (*self._question(shelf, context, placed, known, time_s, path), len(places))
+        for column, silent in shelf.silent.items():
+            fields = self._questions.fields_of({column})
+            if silent and context[list(fields)].any() and not silent.isdisjoint(places.tolist()):
+                return None
+        return AdQuestion(context, shelf.prepared, places, time_s)
 
     def _placed(self, shelf: _Shelf, ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Places of those of the ids that are known, and which these are."""

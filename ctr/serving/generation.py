@@ -23,6 +23,7 @@ from ctr.model.ranking import AdQuestion, Question
 from ctr.serving.cache import RowCache
 from ctr.serving.catalogue import Catalogue
 from ctr.serving.explain import explained
+from ctr.serving.preload import Preload
 from ctr.serving.questions import QuestionEncoder
 from ctr.spec import Spec
 from ctr.store import Client, ShardReader, StoredModel
@@ -46,6 +47,8 @@ class Generation:
         Bound on the rows held; the specification's where it is not given.
     catalogue : str, optional
         Of the ads that may be ranked by id; that of the model's name where it is not given.
+    preload : int
+        Rows that `preload` reads at most.
 
     Attributes
     ----------
@@ -54,13 +57,15 @@ class Generation:
         Whether each field has at most one feature, of value 1.
     cache : RowCache
     catalogue : Catalogue
+    preload : Preload
     error : CtrError or None
         Why the store cannot be read, or what it holds not be used; kept by who follows.
     """
 
     def __init__(
-        self, client: Client, stored: StoredModel, *, max_rows: int | None = None, catalogue: str | None = None
-    ) -> None:
+        self, client: Client, stored: StoredModel, *, max_rows: int | None = None, catalogue: str | None = None,
+        preload: int = 0,
+    ) -> None:  # fmt: skip
         self._client, self.stored, self.spec = client, stored, stored.spec
         self.dense = stored.spec.dense
         rows = max_rows or stored.spec.model.max_rows
@@ -72,6 +77,7 @@ class Generation:
         self._questions, self._requests = QuestionEncoder(stored.spec), RequestScanner(stored.spec)
         self._scans = False
         self.catalogue = Catalogue(AdReader(client, catalogue or stored.spec.name), self._questions, self.cache)
+        self.preload = Preload(self._readers, self.cache, preload)
         self._short = self.dense and self.cache.has_kernel
         self.error: CtrError | None = None
 
@@ -85,6 +91,30 @@ class Generation:
     def scan(self, body: bytes, max_rows: int) -> Batch | None:
         """Rows of the body ``{"instances": [...]}`` as keys; None where it must be decoded, and `encode` asked."""
         return self._requests.scan_rows(body, max_rows=max_rows) if self._scans else None
+
+    def score_plain(self, body: bytes, max_rows: int) -> NDArray[np.float32] | None:
+        """Probabilities of the rows of ``{"instances": [...]}``, where they are few and all of their features known.
+
+        None where the steps are to be taken one by one.
+        """
+        if not (self._short and self._scans):
+            return None
+        now = time.time()
+        keys = self._requests.scan_keys(body, now, max_rows=min(max_rows, _SHORT_ROWS))
+        return self.cache.predict_known(keys, now) if keys is not None and len(keys) else None
+
+    def scan_ranking(self, body: bytes, max_rows: int) -> tuple[Question | AdQuestion, int | None] | None:
+        """A request to rank as keys, and how many are asked for; None where it must be decoded."""
+        if not self._scans:
+            return None
+        now = time.time()
+        asked = self._requests.scan_ranking(body, now, max_rows=max_rows)
+        if asked is None:
+            return None
+        if asked.ids_at < 0:
+            return Question(asked.context, asked.fields, asked.keys, now), asked.top
+        question = self.catalogue.question_of_keys(asked.context, body, asked.ids_at, now)
+        return None if question is None or len(question) > max_rows else (question, asked.top)
 
     def encode(self, rows: Sequence[Row], path: str = "$.instances") -> Batch:
         """Rows as keys; `path` is where they stand, for errors.
@@ -198,6 +228,7 @@ class Generation:
     def _warm_scanner(self) -> None:
         """Half a minute where it is not in the disk cache, and requests can be decoded meanwhile."""
         self._requests.scan_rows(b'{"instances":[{}]}', max_rows=1)
+        self._requests.scan_ranking(b'{"context":{},"candidates":[{}]}', time.time(), max_rows=1)
         self._scans = True
 
     def change(self, spec: Spec) -> None:

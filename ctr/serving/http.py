@@ -108,6 +108,11 @@ class ScorerApp(OpsApp):
             self.require_ready(scorer)
         batch = None
         if request.body.count(b",") < limits.max_elements:  # more may be allowed by the exact way, which counts values
+            if limits.prior is None or (scorer.ready() is None and not self._is_late(request)):
+                known = held.score_plain(request.body, limits.max_instances)
+                if known is not None:
+                    self.scored(scorer, len(known))
+                    return json_response({"predictions": known.tolist()}, headers=self.headers(held))
             batch = held.scan(request.body, limits.max_instances)
         if batch is None:
             rows = read(self._decode, request.body).instances
@@ -115,6 +120,10 @@ class ScorerApp(OpsApp):
         else:
             predictions, headers = await self.score_batch(scorer, held, batch, request)
         return json_response({"predictions": predictions}, headers=headers)
+
+    def _is_late(self, request: Request) -> bool:
+        """Whether the deadline has passed."""
+        return time.perf_counter() - request.began > self.limits.deadline_s
 
     # What all routes share
 
@@ -144,14 +153,13 @@ class ScorerApp(OpsApp):
         prior, n = self.limits.prior, len(batch)
         if prior is not None and scorer.ready() is not None:
             return self._fall_back(scorer, held, [prior] * n, n, "starting")
-        late = prior is not None and time.perf_counter() - request.began > self.limits.deadline_s
-        if not late and (known := held.score_known(batch)) is not None:
+        if not (prior is not None and self._is_late(request)) and (known := held.score_known(batch)) is not None:
             self.scored(scorer, n)
             return known.tolist(), self.headers(held)
         unheard: NDArray[np.bool_] | None = None
         if len(held.missing(batch)) and not await self.ask(scorer, held, lambda: held.fill(batch), request):
             unheard = None if prior is None else held.cache.unheard(batch)
-        elif prior is not None and time.perf_counter() - request.began > self.limits.deadline_s:
+        elif prior is not None and self._is_late(request):
             return self._fall_back(scorer, held, [prior] * n, n, "late")
         scores = held.score(batch)
         if unheard is not None and unheard.any():

@@ -1,4 +1,4 @@
-"""Ids -> places for requests, and rankings -> JSON: the kernels of `ctr.kernels.serve` with their arrays."""
+"""Ids -> places for requests, and scores -> JSON: the kernels of `ctr.kernels.serve` with their arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.kernels import build
-from ctr.serving.questions import Ranking
 
 _LEAST_SLOTS = 1 << 10
 
@@ -51,26 +50,40 @@ class PlaceIndex:
         data = np.frombuffer(bytearray(b"".join(raw)), np.uint8)
         self._add(data, ends, np.fromiter(places.values(), np.int64, len(places)), *table)
 
-    def find(self, ids: bytes) -> NDArray[np.int64] | None:
-        """(n,) places of the ids in a JSON list, -1 for an unknown one; None where it must be decoded to tell."""
-        out = np.empty(ids.count(b'"') // 2, np.int64)
-        n = self._find(np.frombuffer(bytearray(ids), np.uint8), *self._table, out)
+    def find(self, body: bytes, at: int = 0) -> NDArray[np.int64] | None:
+        """(n,) places of the ids in a JSON list, -1 for an unknown one; None where it must be decoded to tell.
+
+        Parameters
+        ----------
+        body : bytes
+        at : int
+            Where in it the list begins; what follows it is not looked at.
+        """
+        out = np.empty(body.count(b'"', at) // 2, np.int64)
+        n = self._find(np.frombuffer(body, np.uint8), at, *self._table, out)
         return out[:n] if n >= 0 else None
 
 
 class RankingWriter:
-    """Writes rankings of probabilities as the body of an answer; not for several threads at once."""
+    """Puts probabilities in order and writes them as the body of an answer; not for several threads at once."""
+
+    _PARTS = (b'{"order":[', b'],"scores":[', b'],"unknown":[]}')
 
     def __init__(self) -> None:
         self._kernels = build.load("serve/answer")
+        self._parts = np.frombuffer(b"".join(self._PARTS), np.uint8)
+        self._ends = np.cumsum([len(part) for part in self._PARTS])
         self._out = np.empty(0, np.uint8)
-        self.body(Ranking.of(np.zeros(1, np.float32), None))  # compiles, or loads from the disk cache
+        self.body(np.zeros(1, np.float32), None)  # compiles, or loads from the disk cache
 
-    def body(self, ranking: Ranking, unknown: bytes = b"[]") -> bytes:
-        """Order and scores, and `unknown` as JSON."""
-        room = len(ranking.order) * max(self._kernels.PLACE_BYTES, self._kernels.SCORE_BYTES)
+    def body(self, scores: NDArray[np.float32], top: int | None) -> bytes:
+        """Write the `top` best, all where it is not given: what `Ranking.of` says, as JSON."""
+        ranking = np.empty(len(scores), np.uint64)
+        self._kernels.sortable(scores, ranking)
+        ranking.sort()
+        ranking = ranking[:top]
+        room = len(self._parts) + len(ranking) * (self._kernels.PLACE_BYTES + self._kernels.SCORE_BYTES)
         if len(self._out) < room:
             self._out = np.empty(room, np.uint8)
-        order = self._out[: self._kernels.write_places(ranking.order, self._out)].tobytes()
-        scores = self._out[: self._kernels.write_scores(ranking.scores, self._out)].tobytes()
-        return b'{"order":[%s],"scores":[%s],"unknown":%s}' % (order, scores, unknown)
+        written = self._kernels.write(ranking, scores, self._parts, self._ends, self._out)
+        return self._out[:written].tobytes()

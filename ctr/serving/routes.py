@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -35,15 +33,6 @@ class _RankRequest(msgspec.Struct):
     top: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-class _RankByIdRequest(msgspec.Struct):
-    candidates: msgspec.Raw
-    context: dict[str, Any] = {}
-    top: Annotated[int, msgspec.Meta(ge=0)] | None = None
-
-
-_IDS = re.compile(rb'"candidates"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*"')
-
-
 class _ExplainRequest(msgspec.Struct):
     instances: list[dict[str, Any]]
 
@@ -58,53 +47,38 @@ def add(app: ScorerApp) -> None:
 
 
 def _rank(app: ScorerApp) -> Handler:
-    decode, decode_by_id = decoder(_RankRequest), decoder(_RankByIdRequest)
-    decode_ids, writer = decoder(list[str]), RankingWriter()
+    decode, writer = decoder(_RankRequest), RankingWriter()
 
-    async def by_raw_ids(scorer: Scorer, request: Request) -> Response | None:
-        """The answer where candidates are ids and plainly written; None where `rank` is to look."""
-        held = scorer.current
-        try:
-            asked = decode_by_id(request.body)
-        except (ValueError, RecursionError):  # it is `rank` that says what is wrong; msgspec's errors are ValueErrors
-            return None
-        app.limits.check_rows([asked.context], "$.context", lists=not held.dense)
-        raw = bytes(asked.candidates)
-        try:
-            found = held.catalogue.question_of_raw(asked.context, raw, time.time())
-        except EventError as error:
-            raise HttpError(400, str(error)) from None
-        if found is None or found[2] > app.limits.max_instances:
-            return None
-        question, known, n = found
+    async def scores_of(
+        scorer: Scorer, held: Generation, question: Question | AdQuestion, request: Request
+    ) -> NDArray[np.float32]:
         scores, unknown = held.score_question(question)
         if unknown and await app.ask(scorer, held, lambda: held.fill(question.batch), request):
             scores, _ = held.score_question(question)
         app.scored(scorer, len(scores))
-        if len(known) == n and held.spec.model.loss == "logistic":
-            return Response(writer.body(Ranking.of(scores, asked.top)), headers=[JSON, *app.headers(held)])
-        ids = read(decode_ids, raw)
-        return _ranked(app, held, Ranking.of_ads(scores, asked.top, ids, known))
+        return scores
 
     async def rank(request: Request) -> Response:
         scorer = app.models.find(request.params)
         app.require_ready(scorer)
-        if _IDS.search(request.body) and (answer := await by_raw_ids(scorer, request)) is not None:
-            return answer
-        held, asked = scorer.current, read(decode, request.body)
+        held = scorer.current
+        if (
+            request.body.count(b",") < app.limits.max_elements and held.spec.model.loss == "logistic"
+            and (found := held.scan_ranking(request.body, app.limits.max_instances)) is not None
+        ):  # fmt: skip
+            scores = await scores_of(scorer, held, found[0], request)
+            return Response(writer.body(scores, found[1]), headers=[JSON, *app.headers(held)])
+        asked = read(decode, request.body)
         app.limits.check_rows([asked.context], "$.context", lists=not held.dense)
         try:
             question, known = _question(app, held, asked)
         except EventError as error:
             raise HttpError(400, str(error)) from None
-        scores, unknown = held.score_question(question)
-        if unknown and await app.ask(scorer, held, lambda: held.fill(question.batch), request):
-            scores, _ = held.score_question(question)
+        scores = await scores_of(scorer, held, question, request)
         ranking = (
             Ranking.of(scores, asked.top) if known is None
             else Ranking.of_ads(scores, asked.top, cast("list[str]", asked.candidates), known)
         )  # fmt: skip
-        app.scored(scorer, len(scores))
         return _ranked(app, held, ranking)
 
     return rank

@@ -20,6 +20,8 @@ _POLLED = (b"ver", b"spec", b"event_s", b"arrival_s", b"commit_s")
 """Fields of meta that are looked at 20 times a second: not the offsets of all partitions."""
 _ENTRIES = 100
 """Change entries read at a time: one holds up to some hundred thousand keys."""
+_LOOKS_BACK = 16
+"""Round trips of `ShardReader.recent`, each twice as many entries as the one before, up to `_ENTRIES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,27 @@ class ShardReader:
             return self._all(meta)
         self._seen = reached
         return Changes(np.concatenate(written), False, reached, watermarks, gone)
+
+    def recent(self, limit: int) -> NDArray[np.uint64]:
+        """Up to `limit` keys that the last thousand commits wrote, as far as the stream goes; the latest's first.
+
+        Raises
+        ------
+        StoreUnavailableError
+        """
+        found, before, count = np.empty(0, np.uint64), "+", 1
+        for _ in range(_LOOKS_BACK):
+            if len(found) >= limit:
+                break
+            with translated():
+                entries: Any = self._client.xrevrange(self._keys.changes, before, "-", count=count)
+            if not entries:
+                break
+            for _, entry in entries:
+                keys = np.unique(decode_keys(entry[b"keys"]))
+                found = np.append(found, keys[~np.isin(keys, found)])
+            before, count = f"({entries[-1][0].decode()}", min(2 * count, _ENTRIES)
+        return found[:limit]
 
     def _all(self, meta: Meta) -> Changes:
         """Follow from here on; all that is held must be read again."""

@@ -22,6 +22,7 @@ from ctr.kernels.jit import bare, helper, inlined, kernel
 from ctr.kernels.layout import BIAS_ROW, BUCKET_SLOTS, HAS_BIAS, HAS_LINEAR, LINEAR, SEEN, row_floats
 from ctr.kernels.lookup import AHEAD, ROW_AT, find, home
 from ctr.kernels.rank.narrow import block4, block8
+from ctr.kernels.serve import brief
 from ctr.kernels.simd import find5, fma, hsum, load16, prefetch, set16, store16
 from ctr.kernels.step import ONE, ZERO, clamp_logit, is_live, minute_of, prediction
 
@@ -192,7 +193,7 @@ def finish(
         out[i] = score_of(lin + out[i], shared + sums[i], features, bias, normalize, hyper, probabilities)
 
 
-@kernel
+@brief
 def rank(
     W: Any, stride: int, index: Any, slots: Any, context: Any, fields: Any, keys: Any, time_s: float, ttl_s: float,
     normalize: bool, hyper: Any, probabilities: bool, partial: Any, given: bool, M: Any, base: Any, sums: Any, out: Any,
@@ -294,7 +295,7 @@ def recall(
     return unknown
 
 
-@kernel
+@brief
 def rank_kept(
     W: Any, stride: int, index: Any, slots: Any, context: Any, fields: Any, keys: Any, places: Any, rows: Any,
     kept: Any, keep: Any, features: Any, time_s: float, ttl_s: float, normalize: bool, hyper: Any, probabilities: bool,
@@ -370,7 +371,7 @@ def predict_each(
         out[i] = score_of(lin, hsum(pairs), features, bias, normalize, hyper, probabilities)
 
 
-@kernel
+@brief
 def predict_rows(
     W: Any, stride: int, index: Any, slots: Any, keys: Any, time_s: float, ttl_s: float, normalize: bool, hyper: Any,
     probabilities: bool, counts: Any, out: Any,

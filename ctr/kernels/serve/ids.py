@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import helper, kernel
+from ctr.kernels.serve import brief
 
 QUOTE, BACKSLASH, COMMA, OPEN, CLOSE, BLANK = 34, 92, 44, 91, 93, 32
 PRIME, OTHER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
@@ -45,13 +46,13 @@ def add(data: Any, ends: Any, places: Any, hashes: Any, held: Any) -> None:
         hashes[slot] = h
 
 
-@kernel
-def find(data: Any, hashes: Any, held: Any, out: Any) -> Any:
-    """Places of the ids of ``data``, a JSON list of texts, -1 for an unknown one; returns how many there are.
+@brief
+def find(data: Any, at: int, hashes: Any, held: Any, out: Any) -> Any:
+    """Places of the ids of a JSON list of texts at ``data[at:]``, -1 for an unknown one; returns how many there are.
 
     -1 where it is not so plain a list: escapes, bytes that must be escaped, anything but texts; or longer than ``out``.
     """
-    mask, n, at, end = np.uint64(hashes.shape[0] - 1), 0, 0, data.shape[0]
+    mask, n, end = np.uint64(hashes.shape[0] - 1), 0, data.shape[0]
     while at < end and data[at] <= BLANK:
         at += 1
     if at == end or data[at] != OPEN:

@@ -25,7 +25,7 @@ def test_finds_what_a_dictionary_finds(steps, others, blanks):
     asked = [identity for identity, _ in steps] + others
     comma = "," + " \n\t"[:blanks]
     text = "[" + comma.join(json.dumps(one, ensure_ascii=False) for one in asked) + "]"
-    found = index.find(text.encode())
+    found = index.find(("{" * blanks + text + "}").encode(), blanks)
     if not asked or "\\" in text or any(ord(c) < 32 for one in asked for c in one):
         assert found is None
     else:
@@ -54,15 +54,18 @@ def test_grows_and_keeps_what_it_has():
     assert index.memory_bytes <= 16 << 15
 
 
-def test_answers_are_json():
-    scores = np.float32([0, 1, 0.5, 1e-7, 0.9999999, 1 / 3, 2e-12])
+@pytest.mark.parametrize("top", [None, 0, 1, 3, 5000])
+def test_answers_are_the_json_of_a_ranking(top):
+    scores = np.float32([0, 1, 0.5, 1e-7, 0.9999999, 1 / 3, 2e-12, 0.5, -0.0, 1 / 3])
     writer = RankingWriter()
     for part in (scores, scores[:1], scores[:0], np.random.default_rng(1).random(1200).astype(np.float32)):
-        ranking = Ranking.of(part, None)
-        got = json.loads(writer.body(ranking, b'["x"]'))
+        ranking, got = Ranking.of(part, top), json.loads(writer.body(part, top))
         assert got["order"] == ranking.order.tolist()
-        assert got["unknown"] == ["x"]
+        assert got["unknown"] == []
         np.testing.assert_allclose(got["scores"], ranking.scores, rtol=0, atol=1e-12)
-    assert json.loads(writer.body(Ranking(np.array([0, 9, 10, 123456]), np.zeros(4, np.float32))))["order"] == [
-        0, 9, 10, 123456
-    ]  # fmt: skip
+
+
+def test_many_places_are_written():
+    scores = np.linspace(1, 0, 120_000, dtype=np.float32)
+    got = json.loads(RankingWriter().body(scores, None))
+    assert got["order"] == Ranking.of(scores, None).order.tolist()
