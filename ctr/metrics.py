@@ -25,8 +25,8 @@ DURATIONS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 MOST = {
     "bin": 32, "check": 8, "code": 12, "decision": 2, "direction": 2, "field": 64, "isa": 1, "model": 1,
-    "partition": 256, "reason": 16, "result": 3, "role": 2, "route": 40, "slice": 69, "stage": 5, "version": 1,
-    "view": 2, "why": 3, "window": 2,
+    "partition": 256, "reason": 16, "result": 4, "role": 2, "route": 40, "server": 16, "slice": 69, "stage": 5,
+    "version": 1, "view": 2, "why": 3, "window": 2,
 }  # fmt: skip
 """Values that a label has at most, in one process; of ``model`` for each model that a scorer was started with. None of
 them grows with users, ads or features. What has more partitions tells of the rest together (`bounded`)."""
@@ -127,49 +127,6 @@ GUARD = (
 )
 """What keeps a bad cut from being served, and what tells that the world has changed."""
 
-_WINDOW = ("view", "window", "slice")
-QUALITY = (
-    Metric("ctr_window_events", "gauge", "Events in the quality window.", _WINDOW),
-    Metric("ctr_logloss", "gauge", "Progressive logloss over the window, nats; NaN with squared loss.", _WINDOW),
-    Metric("ctr_normalized_entropy_ratio", "gauge", "Logloss over the entropy of the base rate; below 1 learns.",
-           _WINDOW),
-    Metric("ctr_auc_ratio", "gauge", "Area under the ROC curve over the window; NaN with squared loss.", _WINDOW),
-    Metric("ctr_calibration_ratio", "gauge", "Sum of predictions over sum of labels in the window.", _WINDOW),
-    Metric("ctr_calibration_error_ratio", "gauge", "Expected calibration error over the window: mean distance of "
-           "prediction and label, bins of equal weight; NaN with squared loss.", _WINDOW),
-    Metric("ctr_base_rate_ratio", "gauge", "Share of positive labels in the window; their mean with squared loss.",
-           _WINDOW),
-    Metric("ctr_rmse", "gauge", "Root of the mean squared error of predictions made before learning, over the window.",
-           _WINDOW),
-    Metric("ctr_calibration_bin_prediction_ratio", "gauge", "Mean prediction of a bin of the window's events, by "
-           "rising prediction; bins of about equal weight.", ("view", "window", "bin")),
-    Metric("ctr_calibration_bin_label_ratio", "gauge", "Share of positive labels in that bin.",
-           ("view", "window", "bin")),
-    Metric("ctr_calibration_bin_weight", "gauge", "Events in that bin, each counted with its weight.",
-           ("view", "window", "bin")),
-)
-"""How good the predictions are. `view`: trainer (made just before learning) or served (as answered). `window`: events
-(the last `--window`) or time (the last ``quality.window_s`` seconds). `slice`: all, or field=value of the fields in
-``quality.slices``, other values of a field together as field=*. Events count by their weight, held-out ones as 1."""
-
-GUARD = (
-    Metric("ctr_guard_refusing", "gauge", "1 while a cut is held back and nothing is learned: see `ctr guard`."),
-    Metric("ctr_guard_refusals", "counter", "Cuts held back, by what spoke against them.", ("reason",)),
-    Metric("ctr_guard_decisions", "counter", "What operators decided about cuts held back: resume, discard.",
-           ("decision",)),
-    Metric("ctr_guard_discarded_offsets", "counter", "Log that was skipped by decision: records (Kafka) or bytes "
-           "(files)."),
-    Metric("ctr_guard_armed", "gauge", "1 once so much was learned that quality can be judged."),
-    Metric("ctr_guard_value", "gauge", "What the guard last measured, by check.", ("check",)),
-    Metric("ctr_guard_limit", "gauge", "The value of a check beyond which a cut is held back.", ("check",)),
-    Metric("ctr_drift_detections", "counter", "Times the mean logloss (squared error) was found to have changed: up is "
-           "worse, down is better.", ("direction",)),
-    Metric("ctr_drift_last_seconds", "gauge", "When that was last found, seconds since 1970; 0: never."),
-    Metric("ctr_drift_window_events", "gauge", "Events over which the mean loss has not changed."),
-    Metric("ctr_drift_loss", "gauge", "Mean logloss (squared error) over those events."),
-)
-"""What keeps a bad cut from being served, and what tells that the world has changed."""
-
 TRAINER = (
     Metric("ctr_events", "counter", "Events by what became of them.", ("result",)),
     Metric("ctr_dead_letters", "counter", "Events refused, by reason.", ("reason",)),
@@ -254,9 +211,25 @@ SCORER = (
            ("model",)),
     Metric("ctr_commit_age_seconds", "gauge", "Age of the last commit in use; +Inf before one.", ("model",)),
     Metric("ctr_store_up", "gauge", "1 while the model can be read from the store, 0 while it cannot.", ("model",)),
+    Metric("ctr_score_answers", "counter", "Rows kept for `ctr join`, by what became of them: written, without_id, or "
+           "requests dropped.", ("result",), unit="rows"),
     *(metric for metric in TRAINER if metric.name == "ctr_build_info"),
 )
 """What `ctr serve` exposes."""
+
+JOIN = (
+    Metric("ctr_join_answers", "counter", "Answers by what became of them: joined with their event, expired without "
+           "one, evicted by newer ones, unreadable.", ("result",)),
+    Metric("ctr_join_waiting", "gauge", "Answers whose event has not come.", unit="answers"),
+    Metric("ctr_join_staleness_seconds", "gauge", "How old the parameters were of the answer that was joined last."),
+    Metric("ctr_skew_compared", "counter", "Joined events whose features were compared with those of their request.",
+           unit="events"),
+    Metric("ctr_skew_fields", "counter", "Those of them in which the request had other features, by field.",
+           ("field",), unit="events"),
+    *QUALITY,
+    *(metric for metric in TRAINER if metric.name == "ctr_build_info"),
+)
+"""What `ctr join` exposes."""
 
 
 class SnapshotCollector(Collector):

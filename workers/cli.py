@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -15,6 +16,7 @@ from ctr import log
 from ctr.errors import CtrError, SettingError
 from workers.lifecycle import exit_code
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _REDIS = "redis://127.0.0.1:6379/0"
 _WORKERS = {"train": "trainer", "serve": "scorer"}
 """What logs and Prometheus call a command's process."""
@@ -81,6 +83,13 @@ isa_option = click.option(
     help="Instruction set of the kernels; the best that the processor has where not given. Trained parameters are the "
     "same bit for bit only on the same one.",
 )  # fmt: skip
+
+
+def _answers_option(what: str, *, required: bool) -> Callable[[_Command], _Command]:
+    """Where answers of scorers are kept."""
+    return click.option(
+        "--answers", metavar="kafka://HOST:PORT/TOPIC|PATH", required=required, help=f"{what}a topic or a file."
+    )
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -196,6 +205,9 @@ def train(**options: Any) -> None:
 @click.option("--token-file", type=click.Path(path_type=Path), help="File with a token that requests must bring as "
               "`authorization: Bearer TOKEN`; or CTR_TOKEN in the environment. Probes need none.")  # fmt: skip
 @click.option("--token", envvar="CTR_TOKEN", hidden=True)  # from the environment alone: a command line is seen by ps
+@_answers_option("Keep a sample of what was answered, for `ctr join`: ", required=False)
+@click.option("--answers-share", type=_Finite(0, 1), default=0.01, show_default=True,
+              help="With --answers: share of the requests that are kept, with all their rows.")  # fmt: skip
 def serve(model: str | None, models: tuple[str, ...], **options: Any) -> None:
     """Answer scoring requests for MODEL (NAME or NAME@GENERATION) from parameters that are seconds old.
 
@@ -318,6 +330,40 @@ def quantiles(spec: Path, sample: Path, events: int, write: bool) -> None:
         spec, sample, events, write=write, echo=lambda text: click.echo(text, nl=False),
         say=lambda line: click.echo(line, err=True),
     ))  # fmt: skip
+
+
+@main.command(**_examples(
+    "  ctr serve ads --answers kafka://127.0.0.1:9092/ads.answers\n"
+    "  ctr join ads --answers kafka://127.0.0.1:9092/ads.answers --kafka 127.0.0.1:9092 --topic ads "
+    "--listen 127.0.0.1:9101\n"
+    "  ctr join ads --answers answers.jsonl --from events.jsonl\n"
+))  # fmt: skip
+@click.argument("model")
+@redis_option
+@_answers_option("What scorers answered: ", required=True)
+@click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Events of a topic.")
+@click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Kafka topic of the events.")
+@click.option("--from", "path", type=click.Path(path_type=Path), help="Events of a file, or of a directory's files.")
+@click.option("--follow", is_flag=True, help="Of files: wait for more instead of ending at the end.")
+@click.option("--start", default="latest", show_default=True, metavar="earliest|latest|TIME", help="Where in Kafka.")
+@listen_option
+@isa_option
+@click.option("--window", type=click.IntRange(1, 100_000_000), default=100_000, show_default=True,
+              help="Events over which quality is measured.")  # fmt: skip
+@click.option("--wait", "wait_s", type=_Finite(min=0, min_open=True), default=3600.0, show_default=True,
+              help="Seconds that an answer waits for its event.")  # fmt: skip
+@click.option("--max-waiting", type=click.IntRange(min=1), default=1_000_000, show_default=True,
+              help="Answers that wait at most; the oldest make room. About 1 kB each.")  # fmt: skip
+def join(**options: Any) -> None:
+    """Judge what scorers of MODEL really answered by the events that came of it, found by their id.
+
+    The quality of what was served, beside the trainer's own view, and in which fields requests differ from events.
+    """
+    from workers import join as worker  # noqa: PLC0415  as above
+
+    if options["path"] is not None:
+        _drop_from_environment(options, "kafka", "topic")
+    sys.exit(worker.join(worker.JoinSettings(**options)))
 
 
 @main.command(**_examples(

@@ -15,6 +15,7 @@ from ctr.serving.http import ScorerApp
 from ctr.serving.limits import Limits
 from ctr.serving.scorer import Scorer
 from ctr.serving.server import address_of, open_socket, run
+from workers.answers import AnswerLog, Place
 from workers.lifecycle import ExitCode, Shutdown, retry
 from workers.page import scorer_page
 
@@ -37,6 +38,8 @@ class ServeSettings:
     preload: int = PRELOAD
     limits: Limits = field(default_factory=Limits)
     token: str | None = field(default=None, repr=False)
+    answers: str | None = None
+    answers_share: float = 0.01
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -88,6 +91,7 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
         shutdown.install()
     stopping = shutdown
     logger = log.get(worker="scorer", models=list(settings.models))
+    answers = None if settings.answers is None else AnswerLog(Place.read(settings.answers), settings.answers_share)
 
     def failed(error: CtrError, pause: float) -> None:
         logger.warning("waiting for the store", error=str(error), next_try_s=round(pause, 1))
@@ -111,11 +115,14 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
             limits=settings.limits,
             token=settings.token,
             ready=lambda: "stopping" if stopping.requested else None,
+            answers=answers,
         )
         page = scorer_page(app, scorers)
         for scorer in scorers:
             scorer.start()
         page.start()
+        if answers is not None:
+            answers.start()
         generations = [scorer.model_id for scorer in scorers]
         logger.info("serving", generations=generations, listen=address_of(bound), isa=simd.ISA)
         # Requests wait for the follower's thread to give the interpreter up: up to 5 ms by Python's default.
@@ -135,6 +142,8 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
             run(app, bound, tick)
         finally:
             page.stop()
+            if answers is not None:
+                answers.stop()
             app.close()
             for scorer in scorers:
                 scorer.close()

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -31,6 +31,7 @@ from ctr.serving.generation import Generation
 from ctr.serving.limits import Limits
 from ctr.serving.models import Models
 from ctr.serving.scorer import Scorer
+from ctr.spec import Spec
 
 _FILL_THREADS = 4
 _MAX_FILLS = 256
@@ -44,6 +45,17 @@ T = TypeVar("T")
 
 class _PredictRequest(msgspec.Struct):
     instances: list[dict[str, Any]]
+
+
+class Answers(Protocol):
+    """Keeps what was answered, or some of it."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Rows by what became of them."""
+
+    def offer(self, spec: Spec, body: bytes, response: Response) -> None:
+        """Told of each predict request that was answered, and of the specification of the model that did so."""
 
 
 class ScorerApp(OpsApp):
@@ -63,6 +75,7 @@ class ScorerApp(OpsApp):
         What requests must bring, those of operation excepted.
     ready : callable, optional
         Further reason not to be ready, such as a shut-down under way.
+    answers : Answers, optional
     """
 
     def __init__(
@@ -71,6 +84,7 @@ class ScorerApp(OpsApp):
         limits: Limits | None = None,
         token: str | None = None,
         ready: Reason = lambda: None,
+        answers: Answers | None = None,
     ) -> None:
         self.models, self.limits = Models(scorers), limits or Limits()
         limits = self.limits
@@ -95,8 +109,10 @@ class ScorerApp(OpsApp):
             max_body_bytes=limits.max_body_bytes, max_headers=limits.max_headers,
             max_header_bytes=limits.max_header_bytes, token=token, observe=self._count,
         )  # fmt: skip
-        self.route("POST", "/v1/models/{model}:predict", self._predict)
-        self.route("POST", "/v1/models/{model}/versions/{version}:predict", self._predict)
+        self._answers = answers
+        predict = self._predict if answers is None else self._predict_and_keep
+        self.route("POST", "/v1/models/{model}:predict", predict)
+        self.route("POST", "/v1/models/{model}/versions/{version}:predict", predict)
         routes.add(self)
         v2.add(self, live=self.models.live, ready=unready)
         openapi.add(self)
@@ -120,6 +136,13 @@ class ScorerApp(OpsApp):
         else:
             predictions, headers = await self.score_batch(scorer, held, batch, request)
         return json_response({"predictions": predictions}, headers=headers)
+
+    async def _predict_and_keep(self, request: Request) -> Response:
+        assert self._answers is not None, "only then is this a route"
+        spec = self.models.find(request.params).spec
+        response = await self._predict(request)
+        self._answers.offer(spec, request.body, response)
+        return response
 
     def _is_late(self, request: Request) -> bool:
         """Whether the deadline has passed."""
@@ -242,6 +265,8 @@ class ScorerApp(OpsApp):
             "ctr_score_requests": dict(self._requests),
             "ctr_score_fallbacks": {},
         }
+        if self._answers is not None:
+            numbers["ctr_score_answers"] = {(result,): count for result, count in self._answers.counts.items()}
         for scorer in self.models:
             name, held = scorer.name, scorer.current
             cache, counts = held.cache, held.cache.counts

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ctr.metrics import MOST, SCORER, TRAINER, Metric
+from ctr.metrics import JOIN, MOST, SCORER, TRAINER, Metric
 
 DEPLOY = Path(__file__).parents[1]
-WORKERS = {"`ctr train`": TRAINER, "`ctr serve`": SCORER}
+WORKERS = {"`ctr train`": TRAINER, "`ctr serve`": SCORER, "`ctr join`": JOIN}
 
 
 def viewers() -> dict[str, str]:

@@ -91,6 +91,8 @@ TRAINER = Dashboard(
         }, "Evicted as fast as admitted: the table is full, and the longest unseen leave."),
         Panel("Dead letters", "ops", {"{{reason}}": f"sum by (reason) (rate(ctr_dead_letters_total{{$by}}{_RATE}))"}),
         Panel("Share refused", "percentunit", {"{{instance}}": "instance:ctr_events_refused:ratio_rate5m{$by}"}),
+        Panel("Events given up", "short", {"{{partition}}": "ctr_source_gap_events_total{$by}"},
+              "The log had lost them, and `--accept-gap` said to go on."),
         Panel("Feature names", "ops", {"{{result}}": f"rate(ctr_names_total{{$by}}{_RATE})"}, "Of `--names`."),
     ),
 )  # fmt: skip
@@ -141,6 +143,8 @@ SCORER = Dashboard(
         Panel("Features without a row", "percentunit",
               {"{{model}} {{field}}": 'model_field:ctr_features_without_row:ratio_rate15m{model=~"$model"}'},
               "Near 1: a schema that broke."),
+        Panel("Answers kept for `ctr join`", "ops",
+              {"{{result}}": f"rate(ctr_score_answers_total{{{_INSTANCE}}}{_RATE})"}),
         Panel("Ads that can be ranked by id", "short", {
             "{{model}} {{instance}}": "ctr_catalogue_ads{$by}",
             "left out, {{model}} {{instance}}": "ctr_catalogue_refused{$by}",
@@ -187,6 +191,15 @@ QUALITY = Dashboard(
             "{{model}}": 'model_view:ctr_normalized_entropy:ratio{view="served"} / on (model) '
             'model_view:ctr_normalized_entropy:ratio{view="trainer"}',
         }, "Normalised entropy; above 1 staleness or skew costs quality."),
+        Panel("Requests that differ from their events", "percentunit", {
+            "{{field}}": f"rate(ctr_skew_fields_total{{{_INSTANCE}}}{_RATE}) / on (instance) group_left "
+            f"rate(ctr_skew_compared_total{{{_INSTANCE}}}{_RATE})",
+        }, "By field: what a bidder asked with was not what the event then said."),
+        Panel("Answers joined", "ops", {"{{result}}": f"rate(ctr_join_answers_total{{{_INSTANCE}}}{_RATE})"},
+              "Expired: no event came of them within `--wait`."),
+        Panel("Answers waiting for their event", "short", {"{{instance}}": f"ctr_join_waiting{{{_INSTANCE}}}"}),
+        Panel("Age of the parameters when they answered", "s",
+              {"{{instance}}": f"ctr_join_staleness_seconds{{{_INSTANCE}}}"}),
     ),
 )  # fmt: skip
 
@@ -215,6 +228,16 @@ STORE = Dashboard(
             "under way for, {{instance}}": "ctr_commit_under_way_seconds{$by}",
         }),
         Panel("Rows read again", "ops", {"{{model}} {{instance}}": f"rate(ctr_cache_rereads_total{{$by}}{_RATE})"}),
+        Panel("Redis: memory", "bytes", {
+            "used, {{server}}": "ctr_redis_memory_bytes{$by}", "limit, {{server}}": "ctr_redis_memory_limit_bytes{$by}",
+        }, "A fork for a dump needs head-room."),
+        Panel("Redis: replication", "bytes", {
+            "behind, {{server}}": "ctr_redis_behind_bytes{$by}", "backlog, {{server}}": "ctr_redis_backlog_bytes{$by}",
+            "output buffer, {{server}}": "ctr_redis_output_buffer_bytes{$by}",
+        }, "A replica that falls behind the backlog copies everything."),
+        Panel("Redis: replicas", "short", {"{{server}}": "ctr_redis_replicas{$by}"}),
+        Panel("Redis: clients cut off", "ops", {"{{server}}": f"rate(ctr_redis_clients_cut_total{{$by}}{_RATE})"},
+              "For their output buffers."),
     ),
 )  # fmt: skip
 

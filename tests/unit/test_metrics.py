@@ -9,7 +9,7 @@ from ctr import metrics
 from ctr import spec as specification
 from ctr.events import REASONS
 from ctr.model import Model
-from ctr.quality import Window
+from ctr.quality import Progressive
 from ctr.store import Resume, Watermarks
 from workers.learner import Learner
 from workers.pipeline import Clocks, Standing
@@ -44,7 +44,7 @@ def test_an_undeclared_number_is_an_error():
         generate_latest(metrics.registry((), lambda: {"ctr_surprise": 1.0}))
 
 
-@pytest.mark.parametrize("declared", [metrics.TRAINER, metrics.SCORER], ids=["trainer", "scorer"])
+@pytest.mark.parametrize("declared", [metrics.TRAINER, metrics.SCORER, metrics.JOIN], ids=["trainer", "scorer", "join"])
 def test_names_are_unique_and_carry_prometheus_units(declared):
     names = [metric.name for metric in declared]
     assert len(set(names)) == len(names)
@@ -93,7 +93,7 @@ def test_a_trainer_of_many_partitions_and_fields_has_a_bounded_number_of_series(
     lag = {f"ads:{number}": number for number in range(partitions)}
     standing = Standing(tuple(lag), dict.fromkeys(lag, 0), 1.0, lag, finished=False)
     start = Resume({}, ({},), Watermarks(0.0, 0.0))
-    learner = Learner(Model(spec), start, standing, Window(1000, "logistic"))
+    learner = Learner(Model(spec), start, standing, Progressive(spec, 1000))
     shown = series(metrics.registry(metrics.TRAINER, learner.numbers))
     lags = [float(line.rpartition(" ")[2]) for line in shown if line.startswith("ctr_source_lag{")]
     assert len(lags) == min(partitions, metrics.MOST["partition"])

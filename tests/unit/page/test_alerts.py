@@ -103,7 +103,8 @@ def test_a_share_of_events_that_cannot_be_read():
     ({"ctr_score_requests": {("/v1/models/{model}:predict", "500"): 2.0}}, "bad", "2 requests"),
     ({"ctr_score_fallbacks": {("ads", "late"): 4.0}}, "warning", "4 rows were given the prior"),
     ({"ctr_field_features": {("ads", "user"): 2000.0, ("ads", "site"): 2000.0},
-      "ctr_field_features_without_row": {("ads", "user"): 300.0, ("ads", "site"): 990.0}}, "warning", "no value of site"),
+      "ctr_field_features_without_row": {("ads", "user"): 300.0, ("ads", "site"): 990.0}},
+     "warning", "no value of site"),
 ])  # fmt: skip
 def test_each_trouble_of_a_scorer(changed, level, words):
     (alert,) = found(SERVING | changed, SERVING, declared=SCORER)
