@@ -20,6 +20,7 @@ from typing import Any
 from kafka.errors import (
     IllegalSaslStateError,
     KafkaError,
+    KafkaTimeoutError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
 )
@@ -100,32 +101,44 @@ def connecting(bootstrap: str) -> Iterator[None]:
     SettingError
         The broker refuses the login.
     """
-    with _heard() as said:
+    with _heard() as causes:
         try:
             yield
         except (KafkaError, ValueError, OSError) as error:
-            raise _not_let_in(bootstrap, error, said) from None
+            raise _not_let_in(bootstrap, [*causes, error]) from None
 
 
-def _not_let_in(bootstrap: str, error: BaseException, said: Sequence[str]) -> CtrError:
-    if isinstance(error, _REFUSED):
-        return SettingError("--kafka", bootstrap, f"the broker refused the login ({error}): see {OPTION}")
-    reason = str(error) or type(error).__name__
-    return SourceUnavailableError(f"no Kafka broker answers at {bootstrap}: {'; '.join([reason, *said[-1:]])}")
+def _not_let_in(bootstrap: str, errors: Sequence[BaseException]) -> CtrError:
+    """The most telling of several errors, the last of which is often a mere time-out."""
+    for error in errors:
+        if isinstance(error, _REFUSED):
+            return SettingError("--kafka", bootstrap, f"the broker refused the login ({error}): see {OPTION}")
+    telling = [error for error in errors if not isinstance(error, KafkaTimeoutError)]
+    error = (telling or errors)[-1]
+    said = str(error) or type(error).__name__
+    if "socket disconnected" in said:
+        said += "; so does a broker that refuses a login, or waits for TLS"
+    return SourceUnavailableError(f"no Kafka broker answers at {bootstrap}: {said}")
 
 
 @contextlib.contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What kafka-python meanwhile says in its log, which has the reasons: its last error is a time-out."""
-    said: list[str] = []
-    handler, logger = logging.Handler(logging.WARNING), logging.getLogger("kafka.net")
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]  # a class for a line
+def _heard() -> Iterator[list[BaseException]]:
+    """Errors that kafka-python tells its log alone: it tries again until the time is over, and raises that."""
+    heard: list[BaseException] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            given = record.args if isinstance(record.args, tuple) else ()
+            heard.extend(part for part in given if isinstance(part, KafkaError))
+
+    handler, logger = Listener(logging.WARNING), logging.getLogger("kafka.net")
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     try:
-        yield said
+        yield heard
     finally:
         logger.removeHandler(handler)
-        logger.level, logger.propagate = before
+        logger.propagate = before[1]
+        logger.setLevel(before[0])

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from kafka import KafkaConsumer
-from kafka.errors import KafkaConnectionError, SaslAuthenticationFailedError
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError, SaslAuthenticationFailedError
 
 from ctr.errors import SettingError, SourceUnavailableError
 from workers import kafka_login
@@ -58,16 +58,23 @@ def test_a_file_that_is_not_there(tmp_path):
         kafka_login.read(tmp_path / "nowhere")
 
 
-def test_a_refusal_is_told_from_silence():
-    with pytest.raises(SettingError, match="refused the login"), kafka_login.connecting("h:1"):
-        raise SaslAuthenticationFailedError("bad password")
+def tried(*heard):
+    """A client that fails with a time-out, having told its log this."""
+    with kafka_login.connecting("h:1"):
+        for error in heard:
+            logging.getLogger("kafka.net.manager").warning("attempt failed: %s", error)
+        raise KafkaTimeoutError("too late")
 
-    def too_late():
-        with kafka_login.connecting("h:1"):
-            logging.getLogger("kafka.net.manager").warning("handshake failed: %d", 3)
-            raise KafkaConnectionError("too late")
 
-    with pytest.raises(SourceUnavailableError, match=r"answers at h:1: .*too late; handshake failed: 3"):
-        too_late()
+def test_the_most_telling_error_is_said():
+    away = KafkaConnectionError("handshake failed")
+    with pytest.raises(SettingError, match=r"refused the login.*bad password"):
+        tried(SaslAuthenticationFailedError("bad password"), away)
+    with pytest.raises(SourceUnavailableError, match=r"answers at h:1: .*handshake failed"):
+        tried(away, KafkaTimeoutError("attempt"))
+    with pytest.raises(SourceUnavailableError, match="refuses a login, or waits for TLS"):
+        tried(KafkaConnectionError("socket disconnected"))
+    with pytest.raises(SourceUnavailableError, match="too late"):
+        tried()
     logger = logging.getLogger("kafka.net")
     assert (logger.handlers, logger.propagate) == ([], True)
