@@ -100,6 +100,7 @@ def seconds_until_learning(client, topic):
 def test_a_stand_by_goes_on(kafka, redis_url, pair, how, within_s):
     name, first, second = pair()
     assert (role(first), role(second)) == ("writer", "standby")
+    assert (metric(first, "ctr_lease_held"), metric(second, "ctr_lease_held")) == (1, 0)
     stream = Stream(kafka, name)
     with connect(redis_url) as client:
         wait_for(lambda: offset(client, name) > 1000)
@@ -131,6 +132,7 @@ def test_a_paused_trainer_wakes_up_and_gives_way(kafka, redis_url, pair, when_fe
         else:
             wait_for(lambda: role(first) == "standby", within_s=30)
             assert "this trainer stands by" in first.log.read_text()
+            assert metric(first, "ctr_fenced_total") == 1
             second.stop()
             wait_for(lambda: role(first) == "writer", within_s=30)
             second = first

@@ -6,13 +6,8 @@ import pytest
 from prometheus_client import generate_latest
 
 from ctr import metrics
-from ctr import spec as specification
 from ctr.events import REASONS
-from ctr.model import Model
-from ctr.quality import Progressive
-from ctr.store import Resume, Watermarks
-from workers.learner import Learner
-from workers.pipeline import Clocks, Standing
+from workers.pipeline import Clocks
 from workers.trainer import ROLES
 
 
@@ -78,29 +73,14 @@ def test_label_values_that_the_program_knows_fit_their_bounds():
     assert len({why for _, why in clocks.waited_s}) <= metrics.MOST["why"]
 
 
-def series(made):
-    """Lines of a scrape that are ours: no comments, nothing of the process."""
-    lines = generate_latest(made).decode().splitlines()
-    return [line for line in lines if line.startswith("ctr_")]
-
-
-@pytest.mark.parametrize("partitions", [1, 256, 257, 5000])
-def test_a_trainer_of_many_partitions_and_fields_has_a_bounded_number_of_series(partitions):
-    spec = specification.parse(
-        f'name = "ads"\nfields = [{", ".join(f"{{name = {chr(34)}f{i}{chr(34)}}}" for i in range(64))}]'
-        '\n[model]\ntype = "lr"\nmax_rows = 1024'
-    )
-    lag = {f"ads:{number}": number for number in range(partitions)}
-    standing = Standing(tuple(lag), dict.fromkeys(lag, 0), 1.0, lag, finished=False)
-    start = Resume({}, ({},), Watermarks(0.0, 0.0))
-    learner = Learner(Model(spec), start, standing, Progressive(spec, 1000))
-    shown = series(metrics.registry(metrics.TRAINER, learner.numbers))
-    lags = [float(line.rpartition(" ")[2]) for line in shown if line.startswith("ctr_source_lag{")]
-    assert len(lags) == min(partitions, metrics.MOST["partition"])
-    assert sum(lags) == partitions * (partitions - 1) / 2, "nothing is left out"
-    most = {name: metric.most_series() for metric in metrics.TRAINER for name in metric.exposed}
-    for name, bound in most.items():
-        assert sum(re.match(rf"{name}[{{ ]", line) is not None for line in shown) <= bound
+def test_what_has_too_many_values_is_told_together():
+    lag = {f"ads:{number}": number for number in range(5000)}
+    shown = metrics.bounded(lag, "partition")
+    assert len(shown) == metrics.MOST["partition"]
+    assert sum(shown.values()) == 5000 * 4999 / 2, "nothing is left out"
+    assert shown["ads:0",] == 0
+    few = dict(list(lag.items())[: metrics.MOST["partition"]])
+    assert metrics.bounded(few, "partition") == {(name,): float(number) for name, number in few.items()}
 
 
 def test_the_process_itself_is_told_of():

@@ -7,6 +7,7 @@ import yaml
 from click.testing import CliRunner
 from promql import DEPLOY, OTHERS, OURS, names_in, panel_queries, promtool, rules
 
+from deploy.local.prometheus import Prometheus
 from workers import cli
 
 PROMETHEUS, TESTS = DEPLOY / "prometheus", DEPLOY.parent / "tests" / "prometheus"
@@ -16,6 +17,12 @@ RUNBOOK = (DEPLOY / "docs" / "runbook.md").read_text()
 
 def test_prometheus_accepts_configuration_and_rules():
     assert "SUCCESS" in promtool("check", "config", PROMETHEUS / "prometheus.yml")
+
+
+def test_the_local_prometheus_has_the_rules_too(tmp_path):
+    Prometheus(tmp_path, 9090, {"trainer:9100": "127.0.0.1:1", "scorer:8080": "127.0.0.1:2"}).prepare()
+    said = promtool("check", "config", tmp_path / "prometheus.yml")
+    assert sorted(map(int, re.findall(r"(\d+) rules found", said))) == sorted((len(ALERTS), len(rules("recording"))))
 
 
 @pytest.mark.parametrize("path", sorted(TESTS.glob("*.yml")), ids=lambda path: path.stem)

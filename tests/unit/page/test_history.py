@@ -39,8 +39,8 @@ def test_only_routes_that_score_count():
     history.add(1.0, {
         "ctr_score_requests": {("/v1/models/{model}:predict", "200"): 5.0, ("/v2/models/{model}/infer", "200"): 2.0,
                                ("/v1/models/{model}:predict", "400"): 1.0, ("/page/state", "200"): 100.0},
-        duration: {("/v1/models/{model}:predict", "0.001"): 4.0, ("/metrics", "0.001"): 50.0,
-                   ("/v1/models/{model}:rank", "+Inf"): 1.0},
+        duration: {("/v1/models/{model}:predict", "200", "0.001"): 4.0, ("/metrics", "200", "0.001"): 50.0,
+                   ("/v1/models/{model}:rank", "200", "+Inf"): 1.0},
     })  # fmt: skip
     points = history.since(0)
     assert curve(points, "ctr_score_requests", code="200") == [7.0]

@@ -39,7 +39,7 @@ def test_what_was_served_is_judged_by_the_labels_that_came():
     rng = np.random.default_rng(1)
     p, y = rng.uniform(0.05, 0.6, 200), rng.integers(0, 2, 200)
     found = joiner()
-    found.answered(messages(*(answer(i, p[i], user=i) for i in range(0, 200, 2))))  # every other one was sampled
+    found.answered(messages(*(answer(i, float(p[i]), user=i) for i in range(0, 200, 2))))  # every other one was sampled
     found.happened(messages(b"\n".join(event(i, int(y[i]), user=i) for i in range(100)), b"no event",
                             *(event(i, int(y[i]), user=i) for i in range(100, 200))))  # fmt: skip
     quality = found.windows.measure()
