@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from ctr.kernels.quality.sums import (
     EVENTS,
     LABELS,
+    LEAST_OCTAVE,
     LOSS,
-    N_BINS,
     NEGATIVE,
+    OCTAVES,
     P_NEGATIVE,
     P_POSITIVE,
-    PER_UNIT,
+    PER_OCTAVE,
     POSITIVE,
     PREDICTIONS,
-    SPAN,
     SQUARES,
     WEIGHT,
 )
@@ -36,8 +36,9 @@ from ctr.kernels.quality.sums import (
 GROUPS = 10
 """Bins of the calibration curve, of equal weight as far as the fine bins of the logit allow."""
 _NAN = float("nan")
-_MARGINS = np.arange(N_BINS + 1) / PER_UNIT - SPAN
-_WIDTHS = np.diff(1 / (1 + np.exp(-_MARGINS)))
+_STEPS = (0.5 + np.arange(PER_OCTAVE) / (2 * PER_OCTAVE)) * 2.0 ** (LEAST_OCTAVE + np.arange(OCTAVES))[:, None]
+_ODDS = np.append(_STEPS, 2.0 ** (LEAST_OCTAVE + OCTAVES - 1))
+_WIDTHS = np.diff(_ODDS / (1 + _ODDS))
 """(N_BINS,) of the bins, as probabilities."""
 
 

@@ -1,7 +1,7 @@
 """Predictions and packed rows go in, what speaks against publishing them comes out: a commit is a publication.
 
-Four checks. *finite*: no row may hold what is no finite number. *norm*: no weight may be so much larger than any that
-was published before. *entropy*: the normalised entropy of the last events must not have risen above that of those
+Four checks. *finite*: no row may hold what is no finite number. *norm*: no row's weights may be so much larger than any
+that were published before. *entropy*: the normalised entropy of the last events must not have risen above that of those
 before them, nor be above a bound. *calibration*: nor may the ratio of predictions and labels have moved. Quality is
 judged by events that were predicted before they were learned, over the last 256, 1,024 and 4,096 at each 256th, and a
 figure counts where it is beyond its limit by more than chance (`ctr.kernels.quality.judge`). Normalised entropy is
@@ -29,7 +29,7 @@ CHECKS = ("finite", "norm", "entropy_rise", "normalized_entropy", "calibration")
 REFERENCE_EVENTS = 8192
 """So many at least are needed to compare with."""
 FIRST_NORM = {"logistic": 50.0, "squared": 1e9}
-"""A weight below it is not held against a cut: a logit is clamped at 50, and labels of squared loss may be 1e6."""
+"""A norm below it is not held against a cut: a logit is clamped at 50, and labels of squared loss may be 1e6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Guard:
         self._size, self._head_step = shape.size, shape.head_step
         self._first_norm = FIRST_NORM[spec.model.loss]
         loaded = build.load("quality/judge")
-        self._observe, self._sum_all, self._largest = loaded.observe, loaded.sum_all, loaded.largest
+        self._observe, self._sum_all, self._norms = loaded.observe, loaded.sum_all, loaded.norms
         self._ring = np.zeros((kernel.RING + 1, kernel.N_SUMS))
         self._state = np.zeros(2, np.int64)
         self._base = np.zeros(kernel.N_SUMS)
@@ -104,9 +104,8 @@ class Guard:
         """
         self._spoilt, norm = 0, 0.0
         if len(rows):
-            words = np.ascontiguousarray(rows.data).view(np.uint32)
-            self._spoilt, bits = self._largest(words, self._size, self._head_step)
-            norm = float(np.array([bits], np.uint32).view(np.float32)[0])
+            data = np.ascontiguousarray(rows.data)
+            self._spoilt, norm = self._norms(data.view(np.float32), data[:, 0].copy(), self._size, self._head_step)
         self._norm = norm
         limits = self._limits
         if not limits.enabled:
@@ -116,7 +115,7 @@ class Guard:
         found = [
             ("finite", self._spoilt > 0, self._spoilt, f"{self._spoilt:,} of {len(rows):,} rows hold no finite number"),
             ("norm", norm > self._limit_of_norm, norm,
-             f"a weight of {norm:g}, where {self._largest_norm:g} was the largest that was published"),
+             f"a row with weights of norm {norm:g}, where {self._largest_norm:g} was the largest that was published"),
             ("entropy_rise", rise > limits.max_entropy_rise, rise,
              f"normalised entropy rose by {rise:.3f}, from {before:.3f} of the events before (guard.max_entropy_rise)"),
             ("normalized_entropy", entropy > 0, entropy,

@@ -25,26 +25,24 @@ WINDOWS = ("events", "time")
 
 
 class _Ring:
-    """Blocks of sums, (`BLOCKS`, slots, ...); one of them is open."""
+    """Closed blocks of sums of one window; the open one is where the kernel adds, beside those of the other windows."""
 
-    def __init__(self, slots: int, n_bins: int) -> None:
-        self._sums = np.zeros((BLOCKS, slots, N_SUMS))
-        self._bins = np.zeros((BLOCKS, slots, n_bins, 4))
-        self._open = 0
-
-    def open_block(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(slots, N_SUMS) sums and (slots, N_BINS, 4) bins that are added to."""
-        return self._sums[self._open], self._bins[self._open]
+    def __init__(self, sums: NDArray[np.float64], bins: NDArray[np.float64]) -> None:
+        self._open_sums, self._open_bins = sums, bins
+        self._sums = np.zeros((BLOCKS - 1, *sums.shape))
+        self._bins = np.zeros((BLOCKS - 1, *bins.shape))
+        self._next = 0
 
     def advance(self) -> None:
-        """Close the open block and drop the oldest."""
-        self._open = (self._open + 1) % BLOCKS
-        self._sums[self._open] = 0
-        self._bins[self._open] = 0
+        """Close the open block in the place of the oldest."""
+        self._sums[self._next], self._bins[self._next] = self._open_sums, self._open_bins
+        self._open_sums[:], self._open_bins[:] = 0, 0
+        self._next = (self._next + 1) % (BLOCKS - 1)
 
     def total(self, slot: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Sums of one slot over all blocks."""
-        return self._sums[:, slot].sum(axis=0), self._bins[:, slot].sum(axis=0)
+        sums, bins = self._sums[:, slot].sum(axis=0), self._bins[:, slot].sum(axis=0)
+        return sums + self._open_sums[slot], bins + self._open_bins[slot]
 
 
 class Windows:
@@ -66,8 +64,11 @@ class Windows:
         self._squared = spec.model.loss == "squared"
         self._block_events = max(1, events // BLOCKS)
         self._block_s = spec.quality.window_s / BLOCKS
-        n_bins = 1 if self._squared else N_BINS
-        self._rings = {name: _Ring(self.slices.slots, n_bins) for name in WINDOWS}
+        slots, n_bins = self.slices.slots, 1 if self._squared else N_BINS
+        self._sums, self._bins = np.zeros((slots, len(WINDOWS), N_SUMS)), np.zeros((slots, n_bins, len(WINDOWS), 4))
+        self._rings = {
+            name: _Ring(self._sums[:, window], self._bins[:, :, window]) for window, name in enumerate(WINDOWS)
+        }
         self._in_block = 0
         self._due_s: float | None = None
         self._add = build.load("quality/sums").add
@@ -96,20 +97,14 @@ class Windows:
         with self._lock:
             self._pass_time(now_s)
             slots = self.slices.place(batch)
-            of_events, of_time = self._rings.values()
-            sums, bins = of_events.open_block()
-            sums_t, bins_t = of_time.open_block()
             begin = 0
             while begin < len(batch):
                 if self._in_block == self._block_events:
-                    of_events.advance()
-                    sums, bins = of_events.open_block()
+                    self._rings["events"].advance()
                     self._in_block = 0
                 end = min(len(batch), begin + self._block_events - self._in_block)
-                self._add(
-                    p, labels, weights, slots, begin, end, self._squared, sums, bins, sums_t, bins_t, losses
-                )  # fmt: skip
-                self._in_block = int(sums[0, EVENTS])
+                self._add(p, labels, weights, slots, begin, end, self._squared, self._sums, self._bins, losses)
+                self._in_block = int(self._sums[0, 0, EVENTS])
                 begin = end
         return losses
 

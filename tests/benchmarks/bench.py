@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import commit
 import engine
+import quality
 import ranking
 import scan
 import scan_text
 import sources
 from measure import main
 
-SUITES = [*engine.SUITES, *scan.SUITES, *scan_text.SUITES, *sources.SUITES, *commit.SUITES, *ranking.SUITES]
+SUITES = [*engine.SUITES, *scan.SUITES, *scan_text.SUITES, *sources.SUITES, *commit.SUITES, *ranking.SUITES,
+          *quality.SUITES]  # fmt: skip
 
 if __name__ == "__main__":
     main(SUITES, __doc__)

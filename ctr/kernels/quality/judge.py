@@ -1,4 +1,4 @@
-"""Predictions and labels -> how the last events compare with those before them; packed rows -> their largest weight.
+"""Predictions and labels -> how the last events compare with those before them; packed rows -> their largest norm.
 
 Sums of blocks of `BLOCK_EVENTS` events stand in a ring. Whenever a block is full, the last 1, 4 and 16 blocks are each
 held against the reference: up to `REFERENCE` blocks behind the last 16, so that what is judged never judges itself.
@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from ctr.kernels.jit import helper, kernel
 from ctr.kernels.quality.sums import counted
@@ -32,7 +33,6 @@ LEAST_CLASS = 30
 """Positives, and negatives, that events must have to be judged: of fewer the mean loss is no normal variable."""
 CERTAIN = 6.0
 """Standard errors by which a figure must be beyond its limit: every block is looked at, for months."""
-INFINITY_BITS = 0x7F800000
 
 
 @helper
@@ -98,13 +98,21 @@ def compare(s: Any, r: Any, squared: Any, judged: Any, bound: Any, found: Any) -
 
 
 @helper
-def reference(ring: Any, state: Any, base: Any, out: Any) -> Any:
-    """Add up the blocks behind the last `RECENT` ones, and ``base``; returns how many blocks."""
-    out[:] = base
-    blocks = min(max(state[CLOSED] - RECENT, 0), REFERENCE)
-    for back in range(RECENT + 1, RECENT + 1 + blocks):
-        out += ring[(state[AT] - back) % (RING + 1)]
-    return blocks
+def close(ring: Any, state: Any, base: Any, ref: Any) -> None:
+    """Open the next block, and let ``ref`` be the sum of those behind the last `RECENT` ones, and ``base``."""
+    state[CLOSED] += 1
+    state[AT] = (state[AT] + 1) % (RING + 1)
+    at, blocks = state[AT], min(max(state[CLOSED] - RECENT, 0), REFERENCE)
+    if state[CLOSED] == RING:
+        base[:] = 0.0
+    if at == 0 or state[CLOSED] <= RING:  # anew once in a while, that rounding does not add up
+        ref[:] = base
+        for back in range(RECENT + 1, RECENT + 1 + blocks):
+            ref += ring[(at - back) % (RING + 1)]
+    else:
+        ref += ring[(at - RECENT - 1) % (RING + 1)]
+        ref -= ring[at]
+    ring[at] = 0.0
 
 
 @kernel
@@ -136,12 +144,8 @@ def observe(
         block[LOSS_LABELS] += c * loss * label
         if block[EVENTS] < BLOCK_EVENTS:
             continue
-        state[CLOSED] += 1
-        state[AT] = (state[AT] + 1) % (RING + 1)
-        ring[state[AT]] = 0.0
         recent, ref = scratch[0], scratch[1]
-        if reference(ring, state, base, ref) == REFERENCE:
-            base[:] = 0.0
+        close(ring, state, base, ref)
         judged = ref[EVENTS] >= least
         recent[:] = 0.0
         for back in range(1, min(state[CLOSED], RECENT) + 1):
@@ -160,29 +164,26 @@ def sum_all(ring: Any, state: Any, base: Any, out: Any) -> None:
         out += ring[(state[AT] - back) % (RING + 1)]
 
 
-@kernel
-def largest(rows: Any, size: Any, head_step: Any) -> Any:
-    """Look through packed rows: how many hold what is no finite number, and the largest |w| of the others' weights.
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
+def norms(rows: Any, fields: Any, size: Any, head_step: Any) -> Any:
+    """Look through packed rows: how many hold what is no finite number, and the largest norm of the others' weights.
 
-    In: ``rows`` (m, 1 + 2 size) uint32, packed rows of `ctr.rows` as words. Count, minute and z of the head are numbers
-    of another kind: they must be finite, no more. Compared as bits: of positive floats they are in the same order.
+    In: ``rows`` (m, 1 + 2 size) float32, packed rows of `ctr.rows`, whose first word is no number; ``fields`` (m,)
+    uint8. Count, minute and z of a head are numbers of another kind: they must be finite, no more. The order of the
+    sums is left to the compiler: 5 ms instead of 17 for 60,000 rows of 1,252 bytes.
     """
-    spoilt, most = 0, np.uint32(0)
+    spoilt, most = 0, np.float32(0)
     for i in range(rows.shape[0]):
-        row = rows[i]
-        head = 1 + head_step * np.int64(row[0] & np.uint32(0xFF))
-        w = np.uint32(0)
+        row, head = rows[i], 1 + head_step * np.int64(fields[i])
+        zeros, squares = np.float32(0), np.float32(0)
+        for j in range(1, row.shape[0]):
+            zeros += row[j] * np.float32(0)  # NaN where one is not finite
         for j in range(1, head + 1):
-            w = max(w, row[j] & np.uint32(0x7FFFFFFF))
+            squares += row[j] * row[j]
         for j in range(head + 4, 1 + size):
-            w = max(w, row[j] & np.uint32(0x7FFFFFFF))
-        rest = np.uint32(0)
-        for j in range(head + 1, head + 4):
-            rest = max(rest, row[j] & np.uint32(0x7FFFFFFF))
-        for j in range(1 + size, row.shape[0]):
-            rest = max(rest, row[j] & np.uint32(0x7FFFFFFF))
-        if max(w, rest) >= np.uint32(INFINITY_BITS):
+            squares += row[j] * row[j]
+        if math.isnan(zeros):
             spoilt += 1
         else:
-            most = max(most, w)
-    return spoilt, most
+            most = max(most, squares)
+    return spoilt, math.sqrt(most)

@@ -1,7 +1,8 @@
 """Predictions, labels and weights -> sums by slot: all that the figures of a window are made of.
 
-A slot is the whole stream or one slice of it. Predictions are counted in fine bins of their logit, `PER_UNIT` to one
-unit, with their sums by class: how far the two means in a bin lie apart says how well its events are ordered.
+A slot is the whole stream or one slice of it. Predictions are counted in fine bins of their odds, `PER_OCTAVE` to a
+factor of two, with their sums by class: how far the two means in a bin lie apart says how well its events are ordered.
+Bins are even between powers of two, so that finding one takes no logarithm.
 """
 
 from __future__ import annotations
@@ -11,18 +12,57 @@ from typing import Any
 
 import numpy as np
 
-from ctr.kernels.jit import helper, kernel
+from ctr.kernels.jit import bare, helper, kernel
 
 EVENTS, WEIGHT, LABELS, PREDICTIONS, LOSS, SQUARES = range(6)
 """Columns of sums: of 1, c, c y, c p, c logloss and c (p - y)^2, where c is an event's weight."""
 N_SUMS = 6
+WINDOWS = 2
+"""Of events and of time: each has an open block."""
 NEGATIVE, POSITIVE, P_NEGATIVE, P_POSITIVE = range(4)
 """Columns of bins: of c (1 - y), c y, c (1 - y) p and c y p."""
-PER_UNIT, SPAN = 64, 16
-N_BINS = 2 * SPAN * PER_UNIT
-"""Over logits from -16 to 16 (probabilities of 1e-7 and 1 - 1e-7); what lies beyond falls into the outermost bins."""
+PER_OCTAVE, LEAST_OCTAVE, OCTAVES = 32, -23, 47
+N_BINS = PER_OCTAVE * OCTAVES
+"""Over odds from 2^-24 to 2^23 (probabilities of 6e-8 and 1 - 1e-7); what lies beyond falls into the outermost bins."""
 FLOOR = 1e-15
 """Probabilities are kept this far from 0 and 1 in logarithms."""
+
+
+@helper
+def bin_of(q: Any) -> Any:
+    """Bin of a probability."""
+    m, octave = math.frexp(q / (1.0 - q))  # odds = m 2^octave, 1/2 <= m < 1
+    at = (octave - LEAST_OCTAVE) * PER_OCTAVE + np.int64((m - 0.5) * (2 * PER_OCTAVE))
+    return min(max(at, 0), N_BINS - 1)
+
+
+@helper
+def logloss(q: Any, label: Any) -> Any:
+    """Loss of a probability, of a label that nearly always is 0 or 1."""
+    if label == 0.0:
+        return -math.log1p(-q)
+    if label == 1.0:
+        return -math.log(q)
+    return -(label * math.log(q) + (1.0 - label) * math.log1p(-q))
+
+
+@bare
+def count(
+    slot: Any, at: Any, c: Any, label: Any, prediction: Any, loss: Any, square: Any, sums: Any, bins: Any
+) -> None:  # fmt: skip
+    """Add one event to the open blocks of a slot; ``at`` is its bin, -1 for none."""
+    for window in range(WINDOWS):
+        sums[slot, window, EVENTS] += 1.0
+        sums[slot, window, WEIGHT] += c
+        sums[slot, window, LABELS] += c * label
+        sums[slot, window, PREDICTIONS] += c * prediction
+        sums[slot, window, LOSS] += c * loss
+        sums[slot, window, SQUARES] += c * square
+        if at >= 0:
+            bins[slot, at, window, NEGATIVE] += c * (1.0 - label)
+            bins[slot, at, window, POSITIVE] += c * label
+            bins[slot, at, window, P_NEGATIVE] += c * (1.0 - label) * prediction
+            bins[slot, at, window, P_POSITIVE] += c * label * prediction
 
 
 @helper
@@ -34,41 +74,29 @@ def counted(weight: Any) -> Any:
 @kernel
 def add(
     p: Any, y: Any, weights: Any, slots: Any, begin: Any, end: Any, squared: Any,
-    sums_1: Any, bins_1: Any, sums_2: Any, bins_2: Any, losses: Any,
+    sums: Any, bins: Any, losses: Any,
 ) -> None:  # fmt: skip
-    """Add events ``begin:end`` to two windows at once.
+    """Add events ``begin:end`` to the open blocks of all windows at once.
 
     In: ``p, y, weights`` (n,) float32, an event with p = NaN is left out; ``slots`` (n, J) int32, further slots of each
-    event beside slot 0. In and out, of each window: ``sums`` (slots, N_SUMS), ``bins`` (slots, N_BINS, 4), not used
-    where `squared`. Out: ``losses`` (n,) float64, logloss or squared error of each event, NaN where left out.
+    event beside slot 0. In and out: ``sums`` (slots, WINDOWS, N_SUMS), ``bins`` (slots, N_BINS, WINDOWS, 4), not used
+    where `squared`; a bin of all windows is one cache line. Out: ``losses`` (n,) float64, logloss or squared error of
+    each event, NaN where left out.
     """
     for i in range(begin, end):
         if math.isnan(p[i]):
             losses[i] = math.nan
             continue
         c, label, prediction = counted(weights[i]), np.float64(y[i]), np.float64(p[i])
-        square, at = (prediction - label) * (prediction - label), 0
+        square, at = (prediction - label) * (prediction - label), -1
         loss = square
         if not squared:
             q = min(max(prediction, FLOOR), 1.0 - FLOOR)
-            log_q, log_not = math.log(q), math.log1p(-q)
-            loss = -(label * log_q + (1.0 - label) * log_not)
-            at = min(max(math.floor((log_q - log_not + SPAN) * PER_UNIT), 0), N_BINS - 1)
+            loss, at = logloss(q, label), bin_of(q)
         losses[i] = loss
-        for j in range(-1, slots.shape[1]):
-            slot = slots[i, j] if j >= 0 else 0
-            for sums, bins in ((sums_1, bins_1), (sums_2, bins_2)):
-                sums[slot, EVENTS] += 1.0
-                sums[slot, WEIGHT] += c
-                sums[slot, LABELS] += c * label
-                sums[slot, PREDICTIONS] += c * prediction
-                sums[slot, LOSS] += c * (loss if not squared else 0.0)
-                sums[slot, SQUARES] += c * square
-                if not squared:
-                    bins[slot, at, NEGATIVE] += c * (1.0 - label)
-                    bins[slot, at, POSITIVE] += c * label
-                    bins[slot, at, P_NEGATIVE] += c * (1.0 - label) * prediction
-                    bins[slot, at, P_POSITIVE] += c * label * prediction
+        count(0, at, c, label, prediction, loss, square, sums, bins)
+        for j in range(slots.shape[1]):
+            count(slots[i, j], at, c, label, prediction, loss, square, sums, bins)
 
 
 @kernel
