@@ -56,6 +56,7 @@ async function lookAtFeatures() {
     const model = state.model;
     const reply = await ask(`page/features?model=${encodeURIComponent(model)}`);
     if (!reply.ok || model !== state.model) return;
+    if (!reply.body.rows) featuresAt -= FEATURES_MS - 2000; // nothing yet: soon again
     showFeatures(by('top'), reply.body);
     scoring.offer(reply.body.example);
     if (!state.view) return;
