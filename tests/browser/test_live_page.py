@@ -366,6 +366,36 @@ def test_quality_guard_and_drift_where_they_are(made_up, opened):
         assert page.locator(f"#{absent}").is_hidden()
 
 
+def test_rates_and_quantiles_of_one_process_at_a_time(made_up, opened):
+    page = opened(made_up({"ctr_table_rows": 5.0}, []))
+    duration = "ctr_score_request_duration_seconds"
+
+    def answer(boot, t, commits, buckets):
+        series = [{"name": "ctr_commits", "labels": {}, "values": commits}] + [
+            {"name": duration, "labels": {"le": bound}, "values": counts} for bound, counts in buckets.items()
+        ]
+        return {"boot": boot, "looked": t[-1], "metrics": {}, "models": [{"name": "ads"}],
+                "points": {"t": t, "series": series}}  # fmt: skip
+
+    # Ten commits a second; a new process at 30, whose counter is above the first one's from the beginning.
+    first = answer("a", [0, 1, 2, 3, 4], [0, 10, 20, 30, 40], {
+        "0.01": [0, 0, 0, 0, 30], "0.02": [0, 0, 0, 0, 90], "+Inf": [0, 0, 0, 0, 100]})  # fmt: skip
+    second = answer("b", [30, 31], [500, 505], {"0.01": [0, 1], "0.02": [0, 1], "+Inf": [0, 1]})
+    found = page.evaluate(
+        """async (answers) => {
+            const { State } = await import('/page/state.js');
+            const state = new State();
+            answers.forEach((answer) => state.take(answer));
+            return { t: state.t, rate: state.rate('ctr_commits', {}, 2), half: state.quantile(0.5) };
+        }""",
+        [first, first, second],
+    )
+    assert found["t"] == [0, 1, 2, 3, 4, 30, 31]
+    assert found["rate"] == [None, 10, 10, 10, 10, None, 5]
+    # 30 of 100 below 10 ms, 90 below 20 ms: the 50th lies a third of the way between, as histogram_quantile has it
+    assert found["half"] == [None, None, None, None, pytest.approx(0.01 + 0.01 / 3), None, pytest.approx(0.005)]
+
+
 def test_a_worker_without_any_of_that(made_up, opened):
     address = made_up({"ctr_table_rows": 5.0}, [])
     page = opened(address)
