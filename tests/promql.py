@@ -10,10 +10,10 @@ import pytest
 import yaml
 from conftest import CI
 
-from ctr.metrics import SCORER, TRAINER
+from ctr.metrics import JOIN, SCORER, TRAINER
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-OURS = {name for metric in (*TRAINER, *SCORER) for name in metric.exposed}
+OURS = {name for metric in (*TRAINER, *SCORER, *JOIN) for name in metric.exposed}
 OTHERS = {"up", "process_resident_memory_bytes", "redis_memory_used_bytes", "redis_memory_max_bytes"}
 """Prometheus' own, the client's, and those of redis_exporter."""
 _WORDS = {"and", "or", "unless", "bool", "offset", "inf", "nan"}

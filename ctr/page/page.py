@@ -205,7 +205,7 @@ class _Tops:
     def answer(self) -> dict[str, Any]:
         """What the route answers."""
         with self._lock:
-            if time.monotonic() - self._looked >= _TOP_S:
+            if time.monotonic() - self._looked >= _TOP_S or not self._answer.get("rows"):
                 self._answer = self._look()
                 self._looked = time.monotonic()
             return self._answer

@@ -46,7 +46,7 @@ def main(seconds: float = SECONDS) -> None:
             light.wait_for_timeout(100)
         _take(light, "page-light", until="#score")
         _score(dark)
-        _take(dark, "page-dark")
+        _take(dark, "page-dark", until="#features")
         narrow.screenshot(path=DIRECTORY / "page-narrow.png")
         _shrink(DIRECTORY / "page-narrow.png")
         if len(sys.argv) > 2:  # to look at: everything, in every way

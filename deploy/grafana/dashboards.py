@@ -192,7 +192,7 @@ QUALITY = Dashboard(
             'model_view:ctr_normalized_entropy:ratio{view="trainer"}',
         }, "Normalised entropy; above 1 staleness or skew costs quality."),
         Panel("Requests that differ from their events", "percentunit", {
-            "{{field}}": f"rate(ctr_skew_fields_total{{{_INSTANCE}}}{_RATE}) / on (instance) group_left "
+            "{{field}}": f"rate(ctr_skew_fields_total{{{_INSTANCE}}}{_RATE}) / on (instance) group_left () "
             f"rate(ctr_skew_compared_total{{{_INSTANCE}}}{_RATE})",
         }, "By field: what a bidder asked with was not what the event then said."),
         Panel("Answers joined", "ops", {"{{result}}": f"rate(ctr_join_answers_total{{{_INSTANCE}}}{_RATE})"},

@@ -5,7 +5,6 @@ import json
 import re
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -87,24 +86,29 @@ def opened(chromium):
     assert said == []
 
 
-@contextmanager
-def made_up(numbers, declared, *, token=None, fields='[{name = "user"}]'):
-    """A worker of which only the page is there."""
-    spec = specification.parse(f'name = "ads"\nfields = {fields}')
-    app = OpsApp(CollectorRegistry(), lambda: None, lambda: None, role=lambda: "writer", token=token)
-    page = Page(app, "trainer", declared, lambda: numbers, [
-        Subject("ads", lambda: spec, lambda: None, lambda _: {}, "page/explain")
-    ])  # fmt: skip
-    sock = open_socket("127.0.0.1:0")
-    address = f"http://{address_of(sock)}"
-    server = BackgroundServer(app, sock)
-    server.start()
-    page.start()
-    try:
-        yield address
-    finally:
-        page.stop()
-        server.stop()
+@pytest.fixture
+def made_up():
+    """made_up(numbers, declared, token=None) is the address of a worker of which only the page is there.
+
+    To be asked for before `opened`: its pages are closed first, and see no worker go.
+    """
+    running = []
+
+    def start(numbers, declared, *, token=None):
+        spec = specification.parse('name = "ads"\nfields = [{name = "user"}]')
+        app = OpsApp(CollectorRegistry(), lambda: None, lambda: None, role=lambda: "writer", token=token)
+        subject = Subject("ads", lambda: spec, lambda: None, lambda _: {}, "page/explain")
+        page = Page(app, "trainer", declared, lambda: numbers, [subject])
+        sock = open_socket("127.0.0.1:0")
+        address = f"http://{address_of(sock)}"
+        running.extend((page, BackgroundServer(app, sock)))
+        running[-1].start()
+        page.start()
+        return address
+
+    yield start
+    for one in running:
+        one.stop()
 
 
 def learned(page):
@@ -116,15 +120,15 @@ def learned(page):
 
 @pytest.mark.parametrize("which", ["trainer", "scorer"])
 def test_loads_within_a_second(workers, opened, which):
-    opened(workers[which].address)  # the browser's own first start is not the page's
-    took = []
-    for _ in range(8):
-        began = time.perf_counter()
-        opened(workers[which].address)  # returns when curves are drawn
-        took.append(time.perf_counter() - began)
-        if took[-1] < 1:
+    page, took = opened(workers[which].address), []
+    for _ in range(10):  # of a loaded machine the best
+        page.reload()
+        page.locator("#charts .curve").first.wait_for(state="attached")
+        page.wait_for_function("performance.getEntriesByName('drawn').length")
+        took.append(page.evaluate("performance.getEntriesByName('drawn')[0].startTime"))  # ms since navigation began
+        if took[-1] < 1000:
             break
-    assert min(took) < 1
+    assert min(took) < 1000
 
 
 def test_updates_while_learning_goes_on(workers, opened):
@@ -288,20 +292,20 @@ def test_light_and_dark_can_be_read(workers, opened):
     assert dark < 120
 
 
-def test_asks_for_the_token_and_keeps_it(opened):
-    with made_up({"ctr_commits": 1.0, "ctr_commit_rows": 5.0}, [], token="sesame") as address:
-        page = opened(address, wait=False, allowed=re.compile("401"))
-        page.get_by_label("Token").fill("wrong")
-        page.keyboard.press("Enter")
-        page.get_by_text("That is not the token.").wait_for()
-        assert page.locator("#main").is_hidden()
-        page.get_by_label("Token").fill("sesame")
-        page.keyboard.press("Enter")
-        page.locator("#main").wait_for()
-        page.reload()
-        page.locator("#main").wait_for()
-        assert "sesame" not in page.url
-        assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
+def test_asks_for_the_token_and_keeps_it(made_up, opened):
+    address = made_up({"ctr_commits": 1.0, "ctr_commit_rows": 5.0}, [], token="sesame")
+    page = opened(address, wait=False, allowed=re.compile("401"))
+    page.get_by_label("Token").fill("wrong")
+    page.keyboard.press("Enter")
+    page.get_by_text("That is not the token.").wait_for()
+    assert page.locator("#main").is_hidden()
+    page.get_by_label("Token").fill("sesame")
+    page.keyboard.press("Enter")
+    page.locator("#main").wait_for()
+    page.reload()
+    page.locator("#main").wait_for()
+    assert "sesame" not in page.url
+    assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
 
 
 HOSTILE = "<img src=x onerror=document.title='broken-in'>"
@@ -326,7 +330,7 @@ def judged(whole, part):
     }  # fmt: skip
 
 
-def test_quality_guard_and_drift_where_they_are(opened):
+def test_quality_guard_and_drift_where_they_are(made_up, opened):
     numbers = {
         "ctr_source_lag": {(HOSTILE,): 7.0, ("b",): 1.0},
         "ctr_window_events": judged(50_000.0, 900.0),
@@ -341,32 +345,60 @@ def test_quality_guard_and_drift_where_they_are(opened):
         "ctr_guard_refusing": 1.0, "ctr_guard_refusals": {("finite",): 1.0}, "ctr_guard_armed": 1.0,
         "ctr_drift_detections": {("up",): 2.0, ("down",): 1.0}, "ctr_drift_last_seconds": time.time() - 120,
     }  # fmt: skip
-    with made_up(numbers, DECLARED) as address:
-        page = opened(address)
-        assert page.locator("#entropy .legend").inner_text().split() == ["model", "0.900", "base", "rate", "1.000"]
-        assert page.locator("#plot circle").count() == 3
-        page.locator("#plot .plotbox").focus()
-        page.keyboard.press("ArrowRight")
-        assert page.locator("#plot .legend").inner_text() == "predicted 1.00 %, clicked 1.20 % of 1.00 k"
-        assert "3 changes of the stream" in page.locator("#guard .facts").inner_text()
-        assert page.locator("#guard .b-three").count() == 1  # what spoke against the cut
-        alerts = page.locator("#alert-list strong").all_inner_texts()
-        assert alerts == ["The guard holds a cut back: nothing is published", "The stream changed 2 min ago"]
-        page.locator("#slices").wait_for()
-        cells = page.locator("#slice-rows tr").first.locator("th, td").all_inner_texts()
-        assert cells == [HOSTILE, "900", "1.00 %", "1.200", "\N{EN DASH}", "1.100"]
-        assert HOSTILE in page.locator("#lag .facts").inner_text()
-        assert page.locator("main img").count() == 0
-        assert page.title() == "● ads@1 · trainer"
-        for absent in ("throughput", "commits", "stages", "staleness", "latency"):
-            assert page.locator(f"#{absent}").is_hidden()
+    address = made_up(numbers, DECLARED)
+    page = opened(address)
+    assert page.locator("#entropy .legend").inner_text().split() == ["model", "0.900", "base", "rate", "1.000"]
+    assert page.locator("#plot circle").count() == 3
+    page.locator("#plot .plotbox").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#plot .legend").inner_text() == "predicted 1.00 %, clicked 1.20 % of 1.00 k"
+    assert "3 changes of the stream" in page.locator("#guard .facts").inner_text()
+    assert page.locator("#guard .b-three").count() == 1  # what spoke against the cut
+    alerts = page.locator("#alert-list strong").all_inner_texts()
+    assert alerts == ["The guard holds a cut back: nothing is published", "The stream changed 2 min ago"]
+    page.locator("#slices").wait_for()
+    cells = page.locator("#slice-rows tr").first.locator("th, td").all_inner_texts()
+    assert cells == [HOSTILE, "900", "1.00 %", "1.200", "\N{EN DASH}", "1.100"]
+    assert HOSTILE in page.locator("#lag .facts").inner_text()
+    assert page.locator("main img").count() == 0
+    assert page.title() == "● ads@1 · trainer"
+    for absent in ("throughput", "commits", "stages", "staleness", "latency"):
+        assert page.locator(f"#{absent}").is_hidden()
 
 
-def test_a_worker_without_any_of_that(opened):
-    with made_up({"ctr_table_rows": 5.0}, []) as address:
-        page = opened(address)
-        for absent in ("plot", "guard", "entropy", "slices"):
-            assert page.locator(f"#{absent}").is_hidden()
-        assert page.locator("#alert-list").inner_text().split("\n")[-1].startswith("Nothing is wrong") or (
-            "Nothing is wrong" in page.locator("#alert-list").inner_text()
-        )
+def test_rates_and_quantiles_of_one_process_at_a_time(made_up, opened):
+    page = opened(made_up({"ctr_table_rows": 5.0}, []))
+    duration = "ctr_score_request_duration_seconds"
+
+    def answer(boot, t, commits, buckets):
+        series = [{"name": "ctr_commits", "labels": {}, "values": commits}] + [
+            {"name": duration, "labels": {"le": bound}, "values": counts} for bound, counts in buckets.items()
+        ]
+        return {"boot": boot, "looked": t[-1], "metrics": {}, "models": [{"name": "ads"}],
+                "points": {"t": t, "series": series}}  # fmt: skip
+
+    # Ten commits a second; a new process at 30, whose counter is above the first one's from the beginning.
+    first = answer("a", [0, 1, 2, 3, 4], [0, 10, 20, 30, 40], {
+        "0.01": [0, 0, 0, 0, 30], "0.02": [0, 0, 0, 0, 90], "+Inf": [0, 0, 0, 0, 100]})  # fmt: skip
+    second = answer("b", [30, 31], [500, 505], {"0.01": [0, 1], "0.02": [0, 1], "+Inf": [0, 1]})
+    found = page.evaluate(
+        """async (answers) => {
+            const { State } = await import('/page/state.js');
+            const state = new State();
+            answers.forEach((answer) => state.take(answer));
+            return { t: state.t, rate: state.rate('ctr_commits', {}, 2), half: state.quantile(0.5) };
+        }""",
+        [first, first, second],
+    )
+    assert found["t"] == [0, 1, 2, 3, 4, 30, 31]
+    assert found["rate"] == [None, 10, 10, 10, 10, None, 5]
+    # 30 of 100 below 10 ms, 90 below 20 ms: the 50th lies a third of the way between, as histogram_quantile has it
+    assert found["half"] == [None, None, None, None, pytest.approx(0.01 + 0.01 / 3), None, pytest.approx(0.005)]
+
+
+def test_a_worker_without_any_of_that(made_up, opened):
+    address = made_up({"ctr_table_rows": 5.0}, [])
+    page = opened(address)
+    for absent in ("plot", "guard", "entropy", "slices"):
+        assert page.locator(f"#{absent}").is_hidden()
+    assert "Nothing is wrong" in page.locator("#alert-list").inner_text()

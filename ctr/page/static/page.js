@@ -18,6 +18,7 @@ let next = '';
 let awaySince = null;
 let featuresAt = -Infinity;
 let timer = null;
+let drawn = false;
 
 async function ask(url, options = {}, patience = PATIENCE_MS) {
   const token = sessionStorage.getItem(KEPT);
@@ -56,6 +57,7 @@ async function lookAtFeatures() {
     const model = state.model;
     const reply = await ask(`page/features?model=${encodeURIComponent(model)}`);
     if (!reply.ok || model !== state.model) return;
+    if (!reply.body.rows) featuresAt -= FEATURES_MS - 2000; // nothing yet: soon again
     showFeatures(by('top'), reply.body);
     scoring.offer(reply.body.example);
     if (!state.view) return;
@@ -79,6 +81,8 @@ function show() {
   say('live', `live, ${format.clock(answer.looked)}`);
   showAlerts(answer.alerts);
   panels.update(state);
+  if (!drawn) requestAnimationFrame(() => setTimeout(() => performance.mark('drawn'))); // after that frame
+  drawn = true;
   by('openapi').hidden = answer.worker !== 'scorer';
   const up = format.seconds(answer.now - answer.started);
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;

@@ -89,7 +89,7 @@ const CHARTS = [
     lines: [{ name: 'rows', colour: 'four' }],
     curves: (s) => {
       const [commits, rows] = [s.curve('ctr_commits'), s.curve('ctr_commit_rows')];
-      return [rows.map((value, i) => (i && value !== null && commits[i] > commits[i - 1] ? (value - rows[i - 1]) / (commits[i] - commits[i - 1]) : null))];
+      return [rows.map((value, i) => (i && s.boots[i] === s.boots[i - 1] && value !== null && commits[i] > commits[i - 1] ? (value - rows[i - 1]) / (commits[i] - commits[i - 1]) : null))];
     },
     facts: (s) => [
       `${format.count(s.number('ctr_commits'))} so far`,
@@ -141,7 +141,7 @@ const BARS = [
           return { name: field, share: value ? none / value : null, value: value ? format.percent(none / value) : '–', colour: value && none / value > 0.95 ? 'three' : 'two' };
         })
         .sort((a, b) => (b.share ?? -1) - (a.share ?? -1) || (a.name < b.name ? -1 : 1))
-        .slice(0, 8);
+        .slice(0, 6);
     },
   },
 ];

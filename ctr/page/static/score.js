@@ -95,7 +95,7 @@ export class Scoring {
     const table = element('table', { class: 'diverging' },
       element('caption', { class: 'unseen', text: 'What adds to the logit' }),
       element('thead', {}, element('tr', {}, element('th', { scope: 'col', text: 'feature or pair' }),
-        element('th', { scope: 'col', class: 'ends' }, element('span', { text: '← less likely' }), element('span', { text: 'more likely →' })),
+        element('th', { scope: 'col', class: 'ends' }, element('span', { text: '← less' }), element('span', { text: 'more →' })),
         element('th', { scope: 'col', class: 'term', text: 'logit' }))),
       element('tbody', {}, ...diverging(rows, signed)),
       element('tfoot', {}, ...[['bias', explained.bias], ['sum, the logit', explained.logit]].map(([name, value]) => element('tr', {},

@@ -7,6 +7,7 @@ export class State {
   constructor() {
     this.answer = null;
     this.t = [];
+    this.boots = []; // of which process each sample is
     this.series = new Map();
     this.marks = [];
     this.model = null;
@@ -22,6 +23,7 @@ export class State {
     if (from >= 0) {
       const before = this.t.length;
       this.t.push(...t.slice(from));
+      this.boots.push(...t.slice(from).map(() => answer.boot));
       for (const { name, labels, values } of series) {
         const key = name + JSON.stringify(labels);
         if (!this.series.has(key)) this.series.set(key, { name, labels, values: new Array(before).fill(null) });
@@ -30,6 +32,7 @@ export class State {
       let old = 0;
       while (this.t[old] < this.t[this.t.length - 1] - SPAN_S) old += 1;
       this.t.splice(0, old);
+      this.boots.splice(0, old);
       for (const [key, one] of this.series) {
         while (one.values.length < this.t.length + old) one.values.push(null);
         one.values.splice(0, old);
@@ -95,14 +98,13 @@ export class State {
     return sum;
   }
 
-  // A counter's growth by the second, over at least `over` seconds; null where it began anew.
+  // A counter's growth by the second, over at least `over` seconds where there are; null where it began anew.
   rate(name, labels = {}, over = 4) {
     const values = this.curve(name, labels);
     return values.map((value, i) => {
       let j = i - 1;
-      while (j > 0 && this.t[i] - this.t[j] < over) j -= 1;
-      if (value === null || j < 0 || values[j] === null || this.t[i] - this.t[j] > 4 * over + 10) return null;
-      for (let m = j + 1; m <= i; m += 1) if (values[m] === null || values[m] < values[m - 1]) return null;
+      while (j > 0 && this.t[i] - this.t[j] < over && this.boots[j - 1] === this.boots[i]) j -= 1;
+      if (j < 0 || this.boots[j] !== this.boots[i] || value === null || values[j] === null) return null;
       return (value - values[j]) / (this.t[i] - this.t[j]);
     });
   }
@@ -116,10 +118,10 @@ export class State {
       .sort((a, b) => a.bound - b.bound);
     return this.t.map((now, i) => {
       let j = i;
-      while (j > 0 && now - this.t[j] < over) j -= 1;
+      while (j > 0 && now - this.t[j] < over && this.boots[j - 1] === this.boots[i]) j -= 1;
       const upTo = buckets.map(({ values }) => (values[i] ?? 0) - (values[j] ?? 0)); // cumulated
       const all = upTo[upTo.length - 1];
-      if (i === j || !(all > 0) || upTo[0] < 0) return null;
+      if (!(all > 0)) return null;
       const b = upTo.findIndex((count) => count >= q * all);
       const low = b ? buckets[b - 1].bound : 0;
       const high = Number.isFinite(buckets[b].bound) ? buckets[b].bound : 2 * low;

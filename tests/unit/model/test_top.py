@@ -69,14 +69,14 @@ def test_the_largest_of_all_rows(kind, monkeypatch):
 def test_a_large_table_takes_several_looks(monkeypatch):
     model = model_of("ffm")
     whole = [set(features.keys.tolist()) for features in Top(model.table, most=5).look()]
-    monkeypatch.setattr(top_module, "LOOK_ROWS", model.rows // 3)
+    monkeypatch.setattr(top_module, "LOOK_ROWS", model.rows // 40)
     top = Top(model.table, most=5)
-    looks = [[set(features.keys.tolist()) for features in top.look()] for _ in range(4)]
+    looks = [[set(features.keys.tolist()) for features in top.look()] for _ in range(42)]
     assert looks[0] != whole
-    assert looks[3][0] == whole[0]
+    assert looks[-1][0] == whole[0]
     # which of those learned equally often come last is a matter of chance
     truth = heads(model)
-    assert sorted(truth[key][2] for key in looks[3][1]) == sorted(truth[key][2] for key in whole[1])
+    assert sorted(truth[key][2] for key in looks[-1][1]) == sorted(truth[key][2] for key in whole[1])
 
 
 def test_rows_that_left_are_not_shown():

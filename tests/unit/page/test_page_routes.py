@@ -40,14 +40,14 @@ def get(app, path, **headers):
 
 @pytest.mark.parametrize("path", ["/", *(f"/page/{name}" for name in assets.FILES)])
 def test_files_are_public_and_safe(path):
-    app, _ = page_of(token="secret")
+    app, _ = page_of(token="sesame")
     reply = get(app, path)
     assert reply.status_code == 200
     policy = reply.headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "unsafe" not in policy
     assert reply.headers["x-content-type-options"] == "nosniff"
-    assert "secret" not in reply.text
+    assert "sesame" not in reply.text
     again = get(app, path, if_none_match=reply.headers["etag"])
     assert (again.status_code, again.content) == (304, b"")
 
@@ -69,16 +69,16 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_inline():
 
 def test_the_html_says_what_the_worker_is_and_whether_a_token_is_needed():
     assert 'data-worker="trainer" data-token="no"' in get(page_of()[0], "/").text
-    assert 'data-worker="trainer" data-token="yes"' in get(page_of(token="secret")[0], "/").text
+    assert 'data-worker="trainer" data-token="yes"' in get(page_of(token="sesame")[0], "/").text
 
 
 def test_data_needs_the_token_where_one_is_set():
-    app, page = page_of(token="secret")
+    app, page = page_of(token="sesame")
     page.look()
     for path in ("/page/state", "/page/features"):
         assert get(app, path).status_code == 401
         assert get(app, path, authorization="Bearer wrong").status_code == 401
-        assert get(app, path, authorization="Bearer secret").status_code == 200
+        assert get(app, path, authorization="Bearer sesame").status_code == 200
 
 
 def test_state_is_what_metrics_say():
