@@ -160,7 +160,7 @@ TRAINER = (
     Metric("ctr_redis_output_buffer_bytes", "gauge", "Its largest output buffer of late, or that of its replicas.",
            ("server",)),
     Metric("ctr_redis_clients_cut", "counter", "Clients it cut off for their output buffers (Redis 7.2 and newer).",
-           ("server",)),
+           ("server",), unit="clients"),
     Metric("ctr_table_rows", "gauge", "Features held in the trainer's table."),
     Metric("ctr_table_bytes", "gauge", "Memory of the trainer's table."),
     Metric("ctr_table_created", "counter", "Rows made for features not held before.", unit="rows"),
