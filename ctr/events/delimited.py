@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ctr.errors import EventError
 from ctr.events.envelope import Record
+from ctr.kernels.scan.features import LOG, PLAIN, Cells
 from ctr.spec import Spec
 
 # The module's own limit of 128 KiB a cell would bind quoted cells only; a line is bounded by event.max_bytes already.
@@ -86,3 +87,40 @@ def scan_slots(spec: Spec, columns: Sequence[str]) -> NDArray[np.int64] | None:
 def is_blank(line: bytes) -> bool:
     """Whether a line holds nothing; blanks may be cells."""
     return line in (b"", b"\r")
+
+
+def _cells(
+    texts: list[tuple[int, int]], counts: list[tuple[int, int]], spanned: list[tuple[int, int]], rest: list[int]
+) -> Cells:
+    """As arrays."""
+    texts_, counts_, spanned_ = (np.array(pairs, np.int64).reshape(-1, 2) for pairs in (texts, counts, spanned))
+    return Cells(texts_, counts_, spanned_, np.array(rest, np.int64))
+
+
+NO_CELLS = _cells([], [], [], [])
+"""Of formats that have none."""
+
+
+def scan_cells(spec: Spec, columns: Sequence[str], fields: NDArray[np.void]) -> Cells:
+    """What becomes of each cell of a line, for `ctr.kernels.scan.delimited`; `fields` are those of the plan.
+
+    In a dense batch a text or a count of which one field is made, and nothing else, becomes a key at once.
+    """
+    event = spec.event
+    envelope = {event.label, event.weight, event.time}
+    of: dict[str, list[int]] = {column: [] for column in columns}
+    for index, field in enumerate(spec.fields):
+        if not field.derived:
+            of[field.column].append(index)
+    texts, counts, spanned = [], [], []
+    for cell, column in enumerate(spec.columns):
+        made = of.get(column, [])
+        transform = fields["transform"][made[0]] if spec.dense and len(made) == 1 and column not in envelope else None
+        if transform == PLAIN:
+            texts.append((cell, made[0]))
+        elif transform == LOG:
+            counts.append((cell, made[0]))
+        elif column in of:
+            spanned.append((cell, columns.index(column)))
+    at_once = {field for _, field in texts + counts}
+    return _cells(texts, counts, spanned, [index for index in range(len(fields)) if index not in at_once])

@@ -35,6 +35,7 @@ _TRANSFORMS = {
     "hour": features.HOUR, "weekday": features.WEEKDAY,
 }  # fmt: skip
 _CLOCKS = {"s": 1.0, "ms": 1e3, "us": 1e6}
+_DELIMITED = {"delimited", "criteo", "avazu"}
 _SCALES = {"none": features.NONE, "mean": features.MEAN, "sqrt": features.SQRT}
 
 
@@ -85,6 +86,7 @@ def compile_plan(spec: Spec) -> features.Plan | None:
         many=many,
         memo=np.zeros(1, features.KNOWN_TIME),
         slots=slots,
+        cells=delimited.scan_cells(spec, columns, fields) if spec.event.format in _DELIMITED else delimited.NO_CELLS,
         keys=keys,
         patterns=patterns,
         table=table,

@@ -4,13 +4,13 @@ Same arguments as `pooled`, whose twin it is; F, KP and OPT (`tile.ADAGRAD`, ...
 There is neither l1 nor, inside the gradient, l2.
 """
 
-# ruff: noqa: ARG001  all kernels take the same arguments
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
 
+from ctr.kernels.call import arguments
 from ctr.kernels.jit import bare, inlined, kernel
 from ctr.kernels.layout import (
     BIAS_ROW,
@@ -117,22 +117,18 @@ def margin(
 
 
 @kernel
-def predict(
-    W: Any, stride: int, P: int, n_fields: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any, probabilities: bool,
-    A: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def predict(call: int, begin: int, end: int, probabilities: bool) -> None:
     """Probabilities or logits of events ``begin:end``; writes nothing else."""
+    given = arguments(call)
     base = np.zeros(SLOTS, np.int64)
-    predict_events(W, stride, rows, times_s, begin, end, r, ttl_s, hyper, probabilities, out, base)
+    predict_events(given, begin, end, probabilities, base)
 
 
 @bare
-def predict_events(
-    W: Any, stride: int, rows: Any, times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any,
-    probabilities: bool, out: Any, base: Any,
-) -> None:  # fmt: skip
+def predict_events(given: Any, begin: int, end: int, probabilities: bool, base: Any) -> None:
     """What `predict` does, with its scratch."""
+    W, stride, rows, times_s = given.W, given.stride, given.rows, given.times_s
+    r, ttl_s, hyper, out = given.r, given.ttl_s, given.hyper, given.out
     live_min = lifetime(ttl_s)
     for i in range(begin, end):
         at, minute, ri = np.uint64((i - begin) * F), minute_of(times_s[i]), r[i - begin]
@@ -155,27 +151,20 @@ def predict_events(
 
 
 @kernel
-def learn(
-    W: Any, stride: int, P: int, n_fields: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any, ttl_s: float, seed: Any, hyper: Any,
-    row_key: Any, counters: Any, A: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def learn(call: int, begin: int, end: int) -> None:
     """Learn events ``begin:end`` in order; ``out`` gets each one's probability before its own update."""
+    given = arguments(call)
     base = np.empty(SLOTS, np.int64)
     born = np.empty(F, np.int64)
-    learn_events(
-        W, stride, P, rows, labels, times_s, begin, end, r, c, ttl_s, seed, hyper, row_key, counters, out, kp, k,
-        base, born,
-    )  # fmt: skip
+    learn_events(given, begin, end, base, born)
 
 
 @bare
-def learn_events(
-    W: Any, stride: int, P: int, rows: Any, labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any,
-    ttl_s: float, seed: Any, hyper: Any, row_key: Any, counters: Any, out: Any, kp: int, k: int,
-    base: Any, born: Any,
-) -> None:  # fmt: skip
+def learn_events(given: Any, begin: int, end: int, base: Any, born: Any) -> None:
     """What `learn` does, with its scratch."""
+    W, stride, k, rows, labels, times_s = given.W, given.stride, given.k, given.rows, given.labels, given.times_s
+    r, c, ttl_s, seed, hyper = given.r, given.c, given.ttl_s, given.seed, given.hyper
+    row_key, counters, out = given.row_key, given.counters, given.out
     if OPT == FTRL:
         rate = OPT, set16(hyper[C0]), set16(hyper[C1])
         own = set16(hyper[LINEAR_C0]), set16(hyper[LINEAR_C1])

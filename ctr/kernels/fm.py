@@ -6,13 +6,13 @@ Same arguments as `pooled`, whose twin it is; compile-time constants (`build`): 
 AdaGrad with neither L2, which needs one reciprocal square root and no more (PURE).
 """
 
-# ruff: noqa: ARG001  all kernels take the same arguments
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
 
+from ctr.kernels.call import arguments
 from ctr.kernels.jit import bare, inlined, kernel
 from ctr.kernels.layout import (
     BIAS_ROW,
@@ -94,11 +94,10 @@ def margin(W: Any, stride: int, base: Any, r: Any, linear: Any, latent: Any, hyp
 
 
 @bare
-def score(
-    W: Any, stride: int, rows: Any, times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any,
-    probabilities: bool, x: Any, base: Any, born: Any, out: Any,
-) -> None:  # fmt: skip
+def score(given: Any, begin: int, end: int, probabilities: bool, x: Any, base: Any, born: Any) -> None:
     """The loop of `predict`."""
+    W, stride, rows, times_s = given.W, given.stride, given.rows, given.times_s
+    r, ttl_s, hyper, out = given.r, given.ttl_s, given.hyper, given.out
     linear, latent = lanes(x, hyper[HAS_LINEAR], ZERO, ZERO), lanes(x, ZERO, ONE, ZERO)
     for i in range(begin, end):
         at, minute, ri = (i - begin) * F, minute_of(times_s[i]), r[i - begin]
@@ -113,11 +112,12 @@ def score(
 
 
 @bare
-def update(
-    W: Any, stride: int, k: int, rows: Any, labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any,
-    ttl_s: float, seed: Any, hyper: Any, row_key: Any, counters: Any, x: Any, base: Any, born: Any, out: Any,
-) -> None:  # fmt: skip
+def update(given: Any, begin: int, end: int, x: Any, base: Any, born: Any) -> None:
     """The loop of `learn`."""
+    W, stride, k, rows = given.W, given.stride, given.k, given.rows
+    labels, times_s, r = given.labels, given.times_s, given.r
+    c, ttl_s, seed, hyper = given.c, given.ttl_s, given.seed, given.hyper
+    row_key, counters, out = given.row_key, given.counters, given.out
     linear, latent = lanes(x, hyper[HAS_LINEAR], ZERO, ZERO), lanes(x, ZERO, ONE, ZERO)
     eta = lanes(x, hyper[LINEAR_STEP], hyper[STEP], ZERO)
     c0, c1 = lanes(x, hyper[LINEAR_C0], hyper[C0], ONE), lanes(x, hyper[LINEAR_C1], hyper[C1], ZERO)
@@ -185,25 +185,16 @@ def update(
 
 
 @kernel
-def predict(
-    W: Any, stride: int, P: int, n_fields: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any, probabilities: bool,
-    scratch: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def predict(call: int, begin: int, end: int, probabilities: bool) -> None:
     """Predictions or logits of events ``begin:end``; writes nothing else."""
+    given = arguments(call)
     x, base, born = np.empty(16, np.float32), np.zeros(ROOM, np.int64), np.empty(F, np.int64)
-    score(W, stride, rows, times_s, begin, end, r, ttl_s, hyper, probabilities, x, base, born, out)
+    score(given, begin, end, probabilities, x, base, born)
 
 
 @kernel
-def learn(
-    W: Any, stride: int, P: int, n_fields: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any, ttl_s: float, seed: Any, hyper: Any,
-    row_key: Any, counters: Any, scratch: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def learn(call: int, begin: int, end: int) -> None:
     """Learn events ``begin:end`` in order; ``out`` gets each one's prediction before its own update."""
+    given = arguments(call)
     x, base, born = np.empty(16, np.float32), np.zeros(ROOM, np.int64), np.empty(F, np.int64)
-    update(
-        W, stride, k, rows, labels, times_s, begin, end, r, c, ttl_s, seed, hyper, row_key, counters, x, base, born,
-        out,
-    )  # fmt: skip
+    update(given, begin, end, x, base, born)

@@ -16,6 +16,16 @@ def kernel(function: Function) -> Function:
     return compiled
 
 
+def declared(signature: str) -> Callable[[Function], Function]:
+    """As `kernel`, for these types only: it raises TypeError for others instead of being compiled for them too."""
+
+    def compile_it(function: Function) -> Function:
+        compiled: Function = njit(signature, cache=True, nogil=True, error_model="numpy")(function)
+        return compiled
+
+    return compile_it
+
+
 def helper(function: Function) -> Function:
     """Compiled with its caller; LLVM decides whether to inline it."""
     compiled: Function = njit(error_model="numpy")(function)

@@ -15,7 +15,6 @@ takes part like any other and is not kept. ``slot[e]`` is the place in scratch o
 for an entry that stands for nothing.
 """
 
-# ruff: noqa: ARG001  all kernels take the same arguments
 from __future__ import annotations
 
 import math
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ctr.kernels.call import arguments
 from ctr.kernels.jit import inlined, kernel
 from ctr.kernels.layout import BIAS_ROW, COUNT, EXPIRED, HEAD, L2, LEARNED, N0, REFUSED_EVENTS, SEEN, START, STEP
 from ctr.kernels.step import G_MAX, ONE, ZERO, clamp_logit, is_live, minute_of, mix64, sigmoid, step_bias
@@ -90,12 +90,13 @@ def margin(S: Any, slot: Any, kp: int, k: int, values: Any, fields: Any, a: int,
 
 
 @kernel
-def predict(
-    W: Any, stride: int, P: int, F: int, kp: int, k: int, keys: Any, seed: Any, rows: Any, values: Any, fields: Any,
-    start: Any, times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any, probabilities: bool,
-    S: Any, slot: Any, out: Any,
-) -> None:  # fmt: skip
+def predict(call: int, begin: int, end: int, probabilities: bool) -> None:
     """Probabilities or logits of events ``begin:end``; writes nothing else (but scratch)."""
+    given = arguments(call)
+    W, stride, P, F, kp, k = given.W, given.stride, given.P, given.F, given.kp, given.k
+    keys, rows, values, fields, start = given.keys, given.rows, given.values, given.fields, given.start
+    times_s, r, ttl_s, seed, hyper = given.times_s, given.r, given.ttl_s, given.seed, given.hyper
+    S, slot, out = given.sums, given.here, given.out
     o = start[begin]
     for i in range(begin, end):
         a, b = start[i], start[i + 1]
@@ -108,12 +109,14 @@ def predict(
 
 
 @kernel
-def learn(
-    W: Any, stride: int, P: int, F: int, kp: int, k: int, keys: Any, seed: Any, rows: Any, values: Any, fields: Any,
-    start: Any, labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any, ttl_s: float, same_seed: Any,
-    hyper: Any, row_key: Any, counters: Any, S: Any, slot: Any, out: Any,
-) -> None:  # fmt: skip
+def learn(call: int, begin: int, end: int) -> None:
     """Learn events ``begin:end`` in order; ``out`` gets each one's probability before its own update."""
+    given = arguments(call)
+    W, stride, P, F, kp, k = given.W, given.stride, given.P, given.F, given.kp, given.k
+    keys, rows, values, fields, start = given.keys, given.rows, given.values, given.fields, given.start
+    labels, times_s, r, c = given.labels, given.times_s, given.r, given.c
+    ttl_s, seed, hyper, counters = given.ttl_s, given.seed, given.hyper, given.counters
+    S, slot, out = given.sums, given.here, given.out
     o, step, l2 = start[begin], hyper[STEP], hyper[L2]
     for i in range(begin, end):
         a, b, minute, ri, ci = start[i], start[i + 1], minute_of(times_s[i]), r[i - begin], c[i - begin]

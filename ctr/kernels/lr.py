@@ -4,13 +4,13 @@ A row is its head alone, so four of them are one vector (`heads`): an event of 3
 lanes, in four of which something happens to weights. Fields beyond the last have row 0.
 """
 
-# ruff: noqa: ARG001  all kernels take the same arguments
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
 
+from ctr.kernels.call import arguments
 from ctr.kernels.heads import head_rates, lanes, score_heads, step_heads
 from ctr.kernels.jit import bare, inlined, kernel
 from ctr.kernels.layout import (
@@ -48,11 +48,10 @@ def margin(W: Any, stride: int, base: Any, linear: Any, hyper: Any, x: Any) -> A
 
 
 @bare
-def score(
-    W: Any, stride: int, F: int, rows: Any, times_s: Any, begin: int, end: int, ttl_s: float, hyper: Any,
-    probabilities: bool, x: Any, base: Any, born: Any, out: Any,
-) -> None:  # fmt: skip
+def score(given: Any, begin: int, end: int, probabilities: bool, x: Any, base: Any, born: Any) -> None:
     """The loop of `predict`."""
+    W, stride, F, rows = given.W, given.stride, given.F, given.rows
+    times_s, ttl_s, hyper, out = given.times_s, given.ttl_s, given.hyper, given.out
     linear = lanes(x, LINEAR, hyper[HAS_LINEAR], ZERO)
     for i in range(begin, end):
         at, minute = (i - begin) * F, minute_of(times_s[i])
@@ -67,11 +66,11 @@ def score(
 
 
 @bare
-def update(
-    W: Any, stride: int, P: int, F: int, rows: Any, labels: Any, times_s: Any, begin: int, end: int, c: Any,
-    ttl_s: float, hyper: Any, counters: Any, x: Any, base: Any, born: Any, out: Any,
-) -> None:  # fmt: skip
+def update(given: Any, begin: int, end: int, x: Any, base: Any, born: Any) -> None:
     """The loop of `learn`."""
+    W, stride, P, F, rows, labels = given.W, given.stride, given.P, given.F, given.rows, given.labels
+    times_s, c, ttl_s = given.times_s, given.c, given.ttl_s
+    hyper, counters, out = given.hyper, given.counters, given.out
     linear = lanes(x, LINEAR, hyper[HAS_LINEAR], ZERO)
     rates = head_rates(hyper, x)
     for i in range(begin, end):
@@ -109,24 +108,16 @@ def update(
 
 
 @kernel
-def predict(
-    W: Any, stride: int, P: int, F: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any, probabilities: bool,
-    scratch: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def predict(call: int, begin: int, end: int, probabilities: bool) -> None:
     """Predictions or logits of events ``begin:end``; writes nothing else."""
-    x, base, born = np.empty(16, np.float32), np.zeros((F + 3) // 4 * 4, np.int64), np.empty(F, np.int64)
-    score(W, stride, F, rows, times_s, begin, end, ttl_s, hyper, probabilities, x, base, born, out)
+    given = arguments(call)
+    x, base, born = np.empty(16, np.float32), np.zeros((given.F + 3) // 4 * 4, np.int64), np.empty(given.F, np.int64)
+    score(given, begin, end, probabilities, x, base, born)
 
 
 @kernel
-def learn(
-    W: Any, stride: int, P: int, F: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any, ttl_s: float, seed: Any, hyper: Any,
-    row_key: Any, counters: Any, scratch: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def learn(call: int, begin: int, end: int) -> None:
     """Learn events ``begin:end`` in order; ``out`` gets each one's prediction before its own update."""
-    x, base, born = np.empty(16, np.float32), np.zeros((F + 3) // 4 * 4, np.int64), np.empty(F, np.int64)
-    update(
-        W, stride, P, F, rows, labels, times_s, begin, end, c, ttl_s, hyper, counters, x, base, born, out,
-    )  # fmt: skip
+    given = arguments(call)
+    x, base, born = np.empty(16, np.float32), np.zeros((given.F + 3) // 4 * 4, np.int64), np.empty(given.F, np.int64)
+    update(given, begin, end, x, base, born)

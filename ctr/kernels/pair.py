@@ -10,13 +10,14 @@ too. Fields beyond the last have row 0.
 Same arguments as `pooled`, whose twin it is; compile-time constants (`build`): fields, kp, and PURE as in `fm`.
 """
 
-# ruff: noqa: ARG001, SIM108  all kernels take the same arguments; a choice at compile time stands on lines of its own
+# ruff: noqa: SIM108  a choice at compile time stands on lines of its own
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
 
+from ctr.kernels.call import arguments
 from ctr.kernels.heads import head_rates, lanes, score_heads, step_heads
 from ctr.kernels.jit import bare, helper, inlined, kernel
 from ctr.kernels.layout import (
@@ -240,10 +241,11 @@ def margin(
 
 @bare
 def score(
-    W: Any, stride: int, rows: Any, times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any,
-    probabilities: bool, S: Any, Vt: Any, Ut: Any, x: Any, base: Any, born: Any, out: Any,
-) -> None:  # fmt: skip
+    given: Any, begin: int, end: int, probabilities: bool, S: Any, Vt: Any, Ut: Any, x: Any, base: Any, born: Any
+) -> None:
     """The loop of `predict`."""
+    W, stride, rows, times_s = given.W, given.stride, given.rows, given.times_s
+    r, ttl_s, hyper, out = given.r, given.ttl_s, given.hyper, given.out
     linear = lanes(x, LINEAR, hyper[HAS_LINEAR], ZERO)
     for i in range(begin, end):
         at, minute, ri = (i - begin) * F, minute_of(times_s[i]), r[i - begin]
@@ -258,12 +260,12 @@ def score(
 
 
 @bare
-def update(
-    W: Any, stride: int, k: int, rows: Any, labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any,
-    ttl_s: float, seed: Any, hyper: Any, row_key: Any, counters: Any, S: Any, Vt: Any, Ut: Any, x: Any, base: Any,
-    born: Any, out: Any,
-) -> None:  # fmt: skip
+def update(given: Any, begin: int, end: int, S: Any, Vt: Any, Ut: Any, x: Any, base: Any, born: Any) -> None:
     """The loop of `learn`."""
+    W, stride, k, rows = given.W, given.stride, given.k, given.rows
+    labels, times_s, r = given.labels, given.times_s, given.r
+    c, ttl_s, seed, hyper = given.c, given.ttl_s, given.seed, given.hyper
+    row_key, counters, out = given.row_key, given.counters, given.out
     linear, heads = lanes(x, LINEAR, hyper[HAS_LINEAR], ZERO), head_rates(hyper, x)
     rate = set16(hyper[STEP]), set16(hyper[C0]), set16(hyper[C1])
     pair_c0 = set16(hyper[PAIR_C0])
@@ -315,35 +317,24 @@ def update(
 
 
 @kernel
-def predict(
-    W: Any, stride: int, P: int, n_fields: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any, probabilities: bool,
-    scratch: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def predict(call: int, begin: int, end: int, probabilities: bool) -> None:
     """Predictions or logits of events ``begin:end``; writes nothing else."""
+    given = arguments(call)
     S, Vt, Ut = np.zeros(N, np.float32), np.empty(KP * FP, np.float32), np.empty(KP * FP, np.float32)
-    copy_pairs(W, stride, 0, S)
+    copy_pairs(given.W, given.stride, 0, S)
     x, base, born = np.empty(16, np.float32), np.zeros(FP, np.int64), np.empty(F, np.int64)
-    score(
-        W, stride, rows, times_s, begin, end, r, ttl_s, hyper, probabilities, S, Vt, Ut, x, base, born, out,
-    )  # fmt: skip
+    score(given, begin, end, probabilities, S, Vt, Ut, x, base, born)
 
 
 @kernel
-def learn(
-    W: Any, stride: int, P: int, n_fields: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any, ttl_s: float, seed: Any, hyper: Any,
-    row_key: Any, counters: Any, scratch: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def learn(call: int, begin: int, end: int) -> None:
     """Learn events ``begin:end`` in order; ``out`` gets each one's prediction before its own update."""
+    given = arguments(call)
     S, Vt, Ut = np.zeros(2 * N, np.float32), np.empty(KP * FP, np.float32), np.empty(KP * FP, np.float32)
     S[N:] = ONE
-    copy_pairs(W, stride, 0, S[:N])
-    copy_pairs(W, stride, P_, S[N:])
+    copy_pairs(given.W, given.stride, 0, S[:N])
+    copy_pairs(given.W, given.stride, P_, S[N:])
     x, base, born = np.empty(16, np.float32), np.zeros(FP, np.int64), np.empty(F, np.int64)
-    update(
-        W, stride, k, rows, labels, times_s, begin, end, r, c, ttl_s, seed, hyper, row_key, counters, S, Vt, Ut, x,
-        base, born, out,
-    )  # fmt: skip
-    bring_back(W, stride, 0, S[:N])
-    bring_back(W, stride, P_, S[N:])
+    update(given, begin, end, S, Vt, Ut, x, base, born)
+    bring_back(given.W, given.stride, 0, S[:N])
+    bring_back(given.W, given.stride, P_, S[N:])

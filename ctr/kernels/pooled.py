@@ -13,13 +13,13 @@ B_f = d pairs / d A_f, since all pair sums are quadratic:
 A field is present if the event has a feature of it that has a row, be it new. FAMILY is a compile-time constant.
 """
 
-# ruff: noqa: ARG001  all kernels take the same arguments
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
 
+from ctr.kernels.call import arguments
 from ctr.kernels.jit import helper, inlined, kernel
 from ctr.kernels.layout import (
     BIAS_ROW,
@@ -234,12 +234,12 @@ def decay_pairs(W: Any, stride: int, P: int, F: int, kp: int, k: int, minute: An
 
 
 @kernel
-def predict(
-    W: Any, stride: int, P: int, F: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    times_s: Any, begin: int, end: int, r: Any, ttl_s: float, hyper: Any, probabilities: bool,
-    scratch: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def predict(call: int, begin: int, end: int, probabilities: bool) -> None:
     """Predictions or logits of events ``begin:end``; writes nothing else (but scratch)."""
+    given = arguments(call)
+    W, stride, F, kp, k = given.W, given.stride, given.F, given.kp, given.k
+    rows, values, fields, start, times_s = given.rows, given.values, given.fields, given.start, given.times_s
+    r, ttl_s, hyper, scratch, here, out = given.r, given.ttl_s, given.hyper, given.sums, given.here, given.out
     for i in range(begin, end):
         t = margin(
             W, stride, F, kp, k, rows, values, fields, start[i], start[i + 1], start[begin],
@@ -249,12 +249,14 @@ def predict(
 
 
 @kernel
-def learn(
-    W: Any, stride: int, P: int, F: int, kp: int, k: int, rows: Any, values: Any, fields: Any, start: Any,
-    labels: Any, times_s: Any, begin: int, end: int, r: Any, c: Any, ttl_s: float, seed: Any, hyper: Any,
-    row_key: Any, counters: Any, scratch: Any, here: Any, out: Any,
-) -> None:  # fmt: skip
+def learn(call: int, begin: int, end: int) -> None:
     """Learn events ``begin:end`` in order; ``out`` gets each one's prediction before its own update."""
+    given = arguments(call)
+    W, stride, P, F, kp, k = given.W, given.stride, given.P, given.F, given.kp, given.k
+    rows, values, fields, start = given.rows, given.values, given.fields, given.start
+    labels, times_s, r, c = given.labels, given.times_s, given.r, given.c
+    ttl_s, seed, hyper = given.ttl_s, given.seed, given.hyper
+    row_key, counters, scratch, here, out = given.row_key, given.counters, given.sums, given.here, given.out
     o, A, B = start[begin], scratch[0], scratch[1]
     blocks = blocks_of(F)
     for i in range(begin, end):

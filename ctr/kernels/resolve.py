@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ctr.kernels.jit import bare, inlined, kernel
+from ctr.kernels.call import LINE, array_at, call_at
+from ctr.kernels.jit import bare, declared, inlined
 from ctr.kernels.layout import (
     ABSENT,
     BIAS_ROW,
@@ -31,9 +32,6 @@ from ctr.kernels.step import C_MAX, X_MAX, ZERO, minute_of, mix64
 
 BLOCK = 32
 """Events whose keys are looked up at a time: what follows a stop is looked up again."""
-
-LINE = 64
-"""Keys between asking for a bucket and reading it."""
 
 NEAR = 1 << 14
 """Words of an index that stays in L2: nobody needs to ask for its lines ahead."""
@@ -147,47 +145,23 @@ def count(keys: Any, a: Any, b: Any) -> Any:
     return np.float32(n)
 
 
-@kernel
-def resolve(
-    keys: Any, values: Any, fields: Any, start: Any, labels: Any, weights: Any, times_s: Any, positions: Any,
-    rows: Any, r: Any, c: Any, begin: int, end: int, dense: bool, learn: bool, swept: bool, normalize: bool,
-    ttl_s: float, admission: float, seed: Any, label_min: float, label_max: float, index: Any, slots: Any, W: Any,
-    stride: int, head_step: int, row_key: Any, row_field: Any, dirty: Any, counters: Any, max_rows: int,
-) -> Any:  # fmt: skip
-    """Rows of the features of events ``begin:end``; if `learn`, new features of events with weight get one.
-
-    Returns the event before which to sweep, `end` if there is none; `swept` says that this was done for `begin`. The
-    watermark is the last-seen time of the bias: it is stored and loaded with it. ``positions`` may be empty if
-    `admission` is 1; the head of a row of field f stands ``head_step * f`` floats behind its begin.
-
-    Out: ``rows`` (entries from ``start[begin]``), 0 for missing and unknown; ``r`` the factor of the pair sum, NaN
-    for an event with a value beyond bounds; ``c`` the weight with which to learn, 0 for not at all.
-    """
-    most = 0  # entries of a block
-    for i in range(begin, end, BLOCK):
-        most = max(most, start[min(i + BLOCK, end)] - start[i])
-    buckets, unknown = np.empty(2 * LINE, np.uint64), np.empty(most + 1, np.int64)
-    dirty[0] |= ONE  # for now: row 0, which stands for no row, needs no branch
-    stop = resolve_events(
-        keys, values, fields, start, labels, weights, times_s, positions, rows, r, c, begin, end, dense, learn, swept,
-        normalize, ttl_s, admission, seed, label_min, label_max, index, slots, W, stride, head_step, row_key,
-        row_field, dirty, counters, max_rows, buckets, unknown,
-    )  # fmt: skip
-    dirty[0] &= ~ONE
-    return stop
-
-
 @bare
 def resolve_events(
-    keys: Any, values: Any, fields: Any, start: Any, labels: Any, weights: Any, times_s: Any, positions: Any,
-    rows: Any, r: Any, c: Any, begin: int, end: int, dense: bool, learn: bool, swept: bool, normalize: bool,
-    ttl_s: float, admission: float, seed: Any, label_min: float, label_max: float, index: Any, slots: Any, W: Any,
-    stride: int, head_step: int, row_key: Any, row_field: Any, dirty: Any, counters: Any, max_rows: int,
-    buckets: Any, unknown: Any,
+    call: Any, keys: Any, values: Any, fields: Any, start: Any, labels: Any, weights: Any, times_s: Any,
+    positions: Any, begin: int, end: int, dense: bool, learn: bool, swept: bool, dirty: Any,
 ) -> Any:  # fmt: skip
-    """What `resolve` does, with its scratch."""
+    """What `resolve` does, without counting references."""
+    index, slots = array_at(call.index, (call.n_index,), np.uint64), array_at(call.slots, (call.n_slots,), np.uint32)
+    W, row_field = array_at(call.W, (call.n_W,), np.float32), array_at(call.row_field, (call.n_row_field,), np.uint8)
+    row_key = array_at(call.row_key, (call.n_row_key,), np.uint64)
+    counters = array_at(call.counters, (call.n_counters,), np.int64)
+    rows, r = array_at(call.rows, (call.n_rows,), np.uint32), array_at(call.r, (call.n_r,), np.float32)
+    c, buckets = array_at(call.c, (call.n_c,), np.float32), array_at(call.buckets, (call.n_buckets,), np.uint64)
+    unknown = array_at(call.unknown, (call.n_unknown,), np.int64)
+    normalize, ttl_s, admission, seed = call.normalize, call.ttl_s, call.admission, call.seed
+    stride, head_step, max_rows = call.stride, call.head_step, call.max_rows
     first, watermark = start[begin], W[BIAS_ROW * stride + SEEN]
-    low, high = np.float32(label_min), np.float32(label_max)
+    low, high = np.float32(call.label_min), np.float32(call.label_max)
     n_unknown, u = 0, 0
     for i in range(begin, end):
         # rows that there are
@@ -261,3 +235,37 @@ def resolve_events(
             for e in range(np.uint64(a - first), np.uint64(b - first)):
                 mark_dirty(dirty, counters, rows[e])
     return end
+
+
+@declared(
+    "int64(int64, uint64[::1], float32[::1], uint8[::1], int64[::1], float32[::1], float32[::1], float64[::1],"
+    " uint64[::1], float32[::1], int64, int64, boolean, boolean, boolean)"
+)
+def resolve(
+    address: int, keys: Any, values: Any, fields: Any, start: Any, labels: Any, weights: Any, times_s: Any,
+    positions: Any, out: Any, begin: int, end: int, dense: bool, learn: bool, swept: bool,
+) -> Any:  # fmt: skip
+    """Rows of the features of events ``begin:end``; if `learn`, new features of events with weight get one.
+
+    Returns the event before which to sweep, `end` if there is none; `swept` says that this was done for `begin`. The
+    watermark is the last-seen time of the bias: it is stored and loaded with it. ``positions`` may be empty if
+    admission is 1; the head of a row of field f stands ``head_step * f`` floats behind its begin.
+
+    Out: ``rows`` (entries from ``start[begin]``), 0 for missing and unknown; ``r`` the factor of the pair sum, NaN
+    for an event with a value beyond bounds; ``c`` the weight with which to learn, 0 for not at all. The record at
+    `address` (see `call`) has where they are, and gets where the batch's arrays are.
+    """
+    call = call_at(address)
+    call.keys, call.values, call.fields = keys.ctypes.data, values.ctypes.data, fields.ctypes.data
+    call.start, call.labels, call.times_s = start.ctypes.data, labels.ctypes.data, times_s.ctypes.data
+    call.out = out.ctypes.data
+    call.n_keys, call.n_values, call.n_fields = keys.shape[0], values.shape[0], fields.shape[0]
+    call.n_start, call.n_labels, call.n_times_s = start.shape[0], labels.shape[0], times_s.shape[0]
+    call.n_out = out.shape[0]
+    dirty = array_at(call.dirty, (call.n_dirty,), np.uint64)
+    dirty[0] |= ONE  # for now: row 0, which stands for no row, needs no branch
+    stop = resolve_events(
+        call, keys, values, fields, start, labels, weights, times_s, positions, begin, end, dense, learn, swept, dirty
+    )
+    dirty[0] &= ~ONE
+    return stop

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -55,23 +56,15 @@ class Model:
             build.load("libffm") if spec.model.libffm else build.load("pooled", FAMILY=FAMILIES[spec.model.type])
         )
         self._dense = _dense_kernel(spec) or self._pooled
-        self._seed = np.uint64(spec.model.seed)
-        self._scratch = Scratch(spec, self._table.shape)
+        self._F, self._has_pairs = len(spec.fields), self._table.shape.pair_rows > 0
         self._set(spec)
         self._make_own_rows()
 
     def _set(self, spec: Spec) -> None:
         self._spec = spec
-        self._ttl_s = float(spec.lifetime.ttl_s)
-        self._admission = float(spec.lifetime.admission)
+        self._ttl_s, self._admission = float(spec.lifetime.ttl_s), float(spec.lifetime.admission)
         self._hyper = hyper_parameters(spec)
-        table = self._table  # what each call hands to kernels, put together once: a call costs as much as two events
-        self._to_resolve = (
-            spec.model.normalize, self._ttl_s, self._admission, self._seed, *spec.model.label_range, table.index,
-            table.slots, table.W, table.stride, table.shape.head_step, table.row_key, table.row_field, table.dirty,
-            table.counters, table.max_rows,
-        )  # fmt: skip
-        self._shape = table.W, table.stride, table.P, len(spec.fields), table.shape.kp, spec.model.k
+        self._scratch = Scratch(spec, self._table, self._hyper)
 
     def _make_own_rows(self) -> None:
         """Bias and pair weights as they start: log-odds or mean label, 1 (fwfm) or the identity matrix (fefm)."""
@@ -220,47 +213,42 @@ class Model:
     def _run(
         self, batch: Batch, *, learn: bool, probabilities: bool, salts: NDArray[np.uint64] | None = None
     ) -> NDArray[np.float32]:
-        n, table, dense, scratch = len(batch), self._table, batch.dense, self._scratch
-        keys, values, fields = _plain(batch.keys, _U64), _plain(batch.values, _F32), _plain(batch.fields, _U8)
-        start, times_s = _plain(batch.start, _I64), _plain(batch.times_s, _F64)
-        labels, weights = _plain(batch.labels, _F32), _plain(batch.weights, _F32)
-        shape: tuple[Any, ...] = self._shape
-        F = shape[3]
+        # where caches are cold a line of Python costs half an event: nothing is asked here that could be before
+        keys, values, fields, start = batch.keys, batch.values, batch.fields, batch.start
+        labels, weights, times_s, dense = batch.labels, batch.weights, batch.times_s, batch.dense
+        n, F, table, scratch = len(labels), self._F, self._table, self._scratch
         if len(keys) != n * F if dense else len(fields) and fields.max() >= F:
             raise ValueError(f"the batch is not of this model's {F} fields")  # kernels do not look
         kernel = self._dense if dense else self._pooled
-        if self._spec.model.libffm:  # it starts from the start values of features that have no row
-            shape += keys, self._seed
         positions = _positions(batch, salts) if learn and self._admission < 1 else _NO_POSITIONS
         if not dense:
             scratch.fit(start, n)
-        rows, r, c, sums, here = scratch.rows, scratch.r, scratch.c, scratch.sums, scratch.here
+        address = scratch.address
         out = np.empty(n, np.float32)
         begin, swept = 0, False
-        learned = table.counters[layout.LEARNED] if table.shape.pair_rows else 0
+        learned = table.counters[layout.LEARNED] if self._has_pairs else 0
         while begin < n:
             goal = min(begin - begin % CHUNK + CHUNK, n)
-            end = self._resolve(
-                keys, values, fields, start, labels, weights, times_s, positions, rows, r, c, begin, goal, dense,
-                learn, swept, *self._to_resolve,
-            )  # fmt: skip
+            try:
+                end = self._resolve(
+                    address, keys, values, fields, start, labels, weights, times_s, positions, out, begin, goal,
+                    dense, learn, swept,
+                )  # fmt: skip
+            except TypeError:
+                if (plain := _plain_batch(batch)) is batch:
+                    raise
+                return self._run(plain, learn=learn, probabilities=probabilities, salts=salts)
             if learn:
-                kernel.learn(
-                    *shape, rows, values, fields, start, labels, times_s, begin, end, r, c, self._ttl_s, self._seed,
-                    self._hyper, table.row_key, table.counters, sums, here, out,
-                )  # fmt: skip
+                kernel.learn(address, begin, end)
             else:
-                kernel.predict(
-                    *shape, rows, values, fields, start, times_s, begin, end, r, self._ttl_s, self._hyper,
-                    probabilities, sums, here, out,
-                )  # fmt: skip
+                kernel.predict(address, begin, end, probabilities)
             swept = end < goal
             if swept:
                 features = slice(start[end], start[end + 1])
                 needed = np.count_nonzero((keys[features] != 0) & (values[features] != 0))
                 table.sweep(times_s[end], self._ttl_s, int(needed))
             begin = end
-        if learn and table.shape.pair_rows and table.counters[layout.LEARNED] > learned:
+        if learn and self._has_pairs and table.counters[layout.LEARNED] > learned:
             table.mark_own_dirty()
         return out
 
@@ -416,14 +404,25 @@ def _positions(batch: Batch, salts: NDArray[np.uint64] | None) -> NDArray[np.uin
     return positions
 
 
+def _plain_batch(batch: Batch) -> Batch:
+    """A batch of arrays as `resolve` takes them: the batch itself where it is one."""
+    plain: dict[str, Any] = {name: _plain(getattr(batch, name), dtype) for name, dtype in _DTYPES.items()}
+    same = all(array is getattr(batch, name) for name, array in plain.items())
+    return batch if same else replace(batch, **plain)
+
+
 _NO_POSITIONS = np.empty(0, np.uint64)
-_U64, _I64, _F64, _F32, _U8 = (np.dtype(name) for name in ("u8", "i8", "f8", "f4", "u1"))
+_U64 = np.dtype("u8")
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "keys": _U64, "values": np.dtype("f4"), "fields": np.dtype("u1"), "start": np.dtype("i8"),
+    "labels": np.dtype("f4"), "weights": np.dtype("f4"), "times_s": np.dtype("f8"),
+}  # fmt: skip
 
 
 def _plain(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the array itself where a compiled kernel takes it, else a copy.
 
-    A read-only or strided array is another type to Numba, and all would be compiled for it again.
+    A read-only or strided array is another type to Numba.
     """
     if array.dtype is dtype and array.flags.carray:
         return array

@@ -82,6 +82,18 @@ class Template(NamedTuple):
     missed: Any  # (5,) int64 that the kernel writes: lines to pass by; the last time; missed; longest one's begin, end
 
 
+class Cells(NamedTuple):
+    """What becomes of the cells of a line of delimited text, by their places in it; see `delimited`.
+
+    Of a sparse batch all that are read are spans: its keys have no place that is known before.
+    """
+
+    texts: Any  # (t, 2) int64: cell and field, of those that are hashed as they are
+    counts: Any  # (c, 2) int64: cell and field, of numbers with bins of their logarithm
+    spanned: Any  # (s, 2) int64: cell and column, of those that do not become a key at once
+    rest: Any  # (fields,) int64: those whose keys are made of the spans
+
+
 class Plan(NamedTuple):
     """What kernels read, for a specification and a format; the arrays that a format has no use for are empty."""
 
@@ -93,6 +105,7 @@ class Plan(NamedTuple):
     many: Any  # (columns,) bool: an array or an object may stand there
     memo: Any  # (power of 2,) KNOWN_TIME, found by XXH64
     slots: Any  # delimited: (cells of a line,) int64, the cell's column
+    cells: Any  # delimited: `Cells`
     keys: Any  # JSON and libffm: (k,) jsonlines.KEY
     patterns: Any  # JSON and libffm: (words, 2) uint64
     table: Any  # JSON and libffm: (power of 2,) int64
@@ -255,6 +268,13 @@ def value_key(begin: Any, end: Any, kind: Any, field: Any, plan: Any) -> Any:
         if can:
             key = number_key(x, field, plan)
     return key, can
+
+
+@helper
+def key_of_value(begin: Any, end: Any, kind: Any, f: Any, plan: Any) -> Any:
+    """`value_key` of field `f`, not inlined: for values that take longer."""
+    field = plan.fields[f]
+    return value_key(begin, end, kind, field, plan)
 
 
 @inlined

@@ -38,14 +38,23 @@ def is_blank(c: Any) -> Any:
 
 @inlined
 def features(
-    plan: Any, followed: Any, spans: Any, elements: Any, weights: Any, used: Any, time_s: Any, out: Any, at: Any
+    plan: Any, followed: Any, spans: Any, bounds: Any, elements: Any, weights: Any, used: Any, time_s: Any, out: Any,
+    at: Any,
 ) -> Any:  # fmt: skip
-    """Entries of an event from `at` on: the one behind them; -1 for "cannot", -2 where there is no room."""
+    """Entries of an event from `at` on: the one behind them; -1 for "cannot", -2 where there is no room.
+
+    `followed`: what became a key by the template needs no span; of delimited text, `bounds` has what becomes one.
+    """
     if at + plan.event[0].room + used * plan.event[0].room_each > out.keys.shape[0]:
         behind = np.int64(-2)
     elif DENSE:
-        chosen = plan.template.rest if followed else plan.every
-        can = dense(plan, chosen, spans, time_s, out, at)
+        if FORMAT == DELIMITED:
+            can = not followed or delimited.keys(plan, bounds, out, at)
+            chosen = plan.cells.rest if followed else plan.every
+        else:
+            can = True
+            chosen = plan.template.rest if followed else plan.every
+        can = dense(plan, chosen, spans, time_s, out, at) and can
         behind = at + plan.fields.shape[0] if can else np.int64(-1)
     else:
         behind = sparse(plan, spans, elements, weights, time_s, out, at)
@@ -91,7 +100,7 @@ def note_missed(begin: Any, end: Any, missed: Any) -> Any:
 @bare
 def _lines(
     data: Any, tail: Any, tail_from: Any, begin: Any, end: Any, offsets: Any, arrivals_s: Any, plan: Any, spans: Any,
-    elements: Any, weights: Any, out: Any,
+    bounds: Any, elements: Any, weights: Any, out: Any,
 ) -> Any:  # fmt: skip
     row, slows, entry, full = 0, 0, np.int64(0), False
     event = plan.event[0]
@@ -127,7 +136,9 @@ def _lines(
                             if good and DENSE and followable:
                                 note_missed(a - base, b - base, plan.template.missed)
                     elif FORMAT == DELIMITED:
-                        good = delimited.scan(a, b, event.delimiter, event.quotes, plan.slots, spans)
+                        good, followed = delimited.scan(a, b, event.delimiter, event.quotes, plan.slots, bounds, spans)
+                        if followed:
+                            delimited.note_spans(plan.cells, bounds, spans)
                     else:
                         used = libffm_text.scan(
                             a, b, event.label, event.classes, plan.slots, plan.many, spans, elements
@@ -137,7 +148,9 @@ def _lines(
                     label, weight, time_s, good = envelope(plan, spans, arrivals_s[i])
                     timeless = not good and event.clock == MEMO
                 if good:
-                    behind = features(plan, followed, spans, elements, weights, used, time_s, out, entry)
+                    behind = features(
+                        plan, followed, spans, bounds, elements, weights, used, time_s, out, entry
+                    )
                     full, good = behind == -2, behind >= 0
                 if good:
                     out.labels[row], out.weights[row], out.times_s[row] = label, weight, time_s
@@ -182,7 +195,10 @@ def lines(
     rows, entries, slow lines, full
         `full`: there was no room for all; nothing that was written counts.
     """
-    return _lines(data, tail, tail_from, begin, end, offsets, arrivals_s, plan, spans, elements, weights, out)
+    bounds = np.empty(plan.slots.shape[0] + delimited.AT_ONCE, np.int64)
+    return _lines(
+        data, tail, tail_from, begin, end, offsets, arrivals_s, plan, spans, bounds, elements, weights, out
+    )
 
 
 @bare
@@ -197,7 +213,7 @@ def _rows(at: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, 
         if good:
             full = row == out.labels.shape[0]
         if good and not full:
-            entry = features(plan, False, spans, elements, weights, used, time_s, out, entry)
+            entry = features(plan, False, spans, plan.slots, elements, weights, used, time_s, out, entry)
             full, good = entry == -2, entry != -1
         if good and not full:
             row += 1

@@ -115,3 +115,14 @@ def trailing_zeros(typing: Any, word: Any) -> Any:
         return b.call(count, [args[0], ir.Constant(i1, 0)])
 
     return types.int64(types.uint64), generate
+
+
+@_intrinsic
+def ones_in(typing: Any, word: Any) -> Any:
+    """How many bits of a uint64 are set."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        count = cgutils.get_or_insert_function(b.module, ir.FunctionType(i64, [i64]), "llvm.ctpop.i64")  # type: ignore[no-untyped-call]  # numba
+        return b.call(count, [args[0]])
+
+    return types.int64(types.uint64), generate

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import helper, inlined
-from ctr.kernels.scan.features import bin_key, value_key
+from ctr.kernels.scan.features import bin_key, key_of_value
 from ctr.kernels.scan.jsonlines import NULL4, scalar
 from ctr.kernels.scan.memory import byte, differ32, equal32, forced, trailing_zeros, word4, word8
 from ctr.kernels.scan.text import MISSING, NULL, TEXT, key_of, key_of_8
@@ -81,13 +81,6 @@ def string_end(at: Any, end: Any) -> Any:
 
 
 @helper
-def any_key(begin: Any, end: Any, kind: Any, f: Any, plan: Any) -> Any:
-    """`features.value_key`, not inlined: for values that take longer."""
-    field = plan.fields[f]
-    return value_key(begin, end, kind, field, plan)
-
-
-@helper
 def any_scalar(at: Any, end: Any) -> Any:
     """`jsonlines.scalar`, not inlined: for values that take longer."""
     return scalar(at, end)
@@ -139,7 +132,7 @@ def follow(at: Any, end: Any, plan: Any, spans: Any, out: Any, entry: Any) -> An
                 span = spans[step.target]
                 span.begin, span.end, span.kind = begin, at, TEXT
             elif step.action != SKIP and at > begin:
-                out.keys[first + step.target], good = any_key(begin, at, TEXT, step.target, plan)
+                out.keys[first + step.target], good = key_of_value(begin, at, TEXT, step.target, plan)
             at += 1
         elif c == SMALL_N:
             good = word4(at) == NULL4
@@ -165,5 +158,5 @@ def follow(at: Any, end: Any, plan: Any, spans: Any, out: Any, entry: Any) -> An
                     span = spans[step.target]
                     span.begin, span.end, span.kind = begin, stop, kind
                 elif good and step.action != SKIP:
-                    out.keys[first + step.target], good = any_key(begin, stop, kind, step.target, plan)
+                    out.keys[first + step.target], good = key_of_value(begin, stop, kind, step.target, plan)
     return good

@@ -102,20 +102,24 @@ def key_of_8(at: Any, seed: Any) -> Any:
     return h if h >= RESERVED_KEYS else h + SHIFT
 
 
-@helper
+@forced
 def key_of_word(word: Any, n: Any, seed: Any) -> Any:
-    """Key of a canonical text of `n` <= 8 bytes, the first one lowest in a uint64; what is above them is ignored."""
+    """Key of a canonical text of `n` <= 8 bytes, the first one lowest in a uint64; what is above them is ignored.
+
+    Below 8 bytes without a branch: no processor can foretell the lengths of short texts.
+    """
     h = seed + P5 + np.uint64(n)
     if n == 8:
         h = rotl(h ^ (rotl(word * P2, 31) * P1), 27) * P1 + P4
-        n = 0
-    if n >= 4:
-        h = rotl(h ^ ((word & np.uint64(0xFFFFFFFF)) * P1), 23) * P2 + P3
-        word >>= np.uint64(32)
-        n -= 4
-    for _ in range(n):
-        h = rotl(h ^ ((word & np.uint64(255)) * P5), 11) * P1
-        word >>= np.uint64(8)
+    else:
+        with_four = rotl(h ^ ((word & np.uint64(0xFFFFFFFF)) * P1), 23) * P2 + P3
+        rest = word >> np.uint64(32)
+        h = with_four if n & 4 else h
+        rest = rest if n & 4 else word
+        for i in range(3):
+            with_one = rotl(h ^ ((rest & np.uint64(255)) * P5), 11) * P1
+            rest >>= np.uint64(8)
+            h = with_one if i < n & 3 else h
     h = _finished(h)
     return h if h >= RESERVED_KEYS else h + SHIFT
 
@@ -138,19 +142,29 @@ def key_of_integer(x: Any, seed: Any) -> Any:
 
 
 @forced
-def few_digits(at: Any, end: Any) -> Any:
-    """Return (float64, can) of 1 to 8 digits and nothing else: counts, whose lengths no processor can foretell."""
-    n = end - at
-    if n < 1 or n > 8:
-        return 0.0, False
-    # the digits' values, the first one lowest, behind zeros
-    digits = (word8(at) ^ np.uint64(0x3030303030303030)) << np.uint64(64 - 8 * n)
-    if ((digits + np.uint64(0x7676767676767676)) | digits) & np.uint64(0x8080808080808080):
-        return 0.0, False
+def whole_of(at: Any, n: Any) -> Any:
+    """Return (int64, can) of a text of `n` <= 8 bytes that is nothing but digits; 0 where it is empty.
+
+    Without a branch: no processor can foretell the lengths of counts.
+    """
+    # the digits' values, the first one lowest, behind zeros; shifted by halves, as a shift by 64 bits is not defined
+    half = np.uint64(32 - 4 * n)
+    digits = (word8(at) ^ np.uint64(0x3030303030303030)) << half << half
+    odd = ((digits + np.uint64(0x7676767676767676)) | digits) & np.uint64(0x8080808080808080)
     pairs = digits * np.uint64(10) + (digits >> np.uint64(8))
     low, high = pairs & np.uint64(0x000000FF000000FF), (pairs >> np.uint64(16)) & np.uint64(0x000000FF000000FF)
     fours = low * np.uint64(100 + (1000000 << 32)) + high * np.uint64(1 + (10000 << 32))
-    return np.float64(fours >> np.uint64(32)), True
+    return np.int64(fours >> np.uint64(32)), odd == 0
+
+
+@forced
+def few_digits(at: Any, end: Any) -> Any:
+    """Return (float64, can) of 1 to 8 digits and nothing else."""
+    n = end - at
+    if n < 1 or n > 8:
+        return 0.0, False
+    x, can = whole_of(at, n)
+    return np.float64(x), can
 
 
 @forced
