@@ -24,19 +24,21 @@ from ctr.events.jsonlines import decoder
 from ctr.kernels import simd
 from ctr.metrics import SCORER, Value, registry
 from ctr.serving import openapi, routes, v2
-from ctr.serving.asgi import HttpError, OpsApp, Reason, Request, Response, json_response
+from ctr.serving.asgi import JSON, HttpError, OpsApp, Reason, Request, Response, json_response
 from ctr.serving.bodies import read
 from ctr.serving.durations import Durations
 from ctr.serving.generation import Generation
 from ctr.serving.limits import Limits
 from ctr.serving.models import Models
 from ctr.serving.scorer import Scorer
+from ctr.store import Version
 
 _FILL_THREADS = 4
 _MAX_FILLS = 256
 """Requests that may wait for the store at once; beyond it they are answered from what is held."""
 
 _STALE = (b"x-ctr-stale", b"1")
+_encode = msgspec.json.Encoder().encode
 
 Headers = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
@@ -76,11 +78,13 @@ class ScorerApp(OpsApp):
         limits = self.limits
         self._pool = ThreadPoolExecutor(_FILL_THREADS, thread_name_prefix="fill")
         self._fills = 0
-        self._requests: Counter[tuple[str, ...]] = Counter()
+        self._requests: Counter[tuple[str, int]] = Counter()
         self._rows: Counter[str] = Counter()
         self._unanswered: Counter[str] = Counter({scorer.name: 0 for scorer in scorers})
         self._fallbacks: Counter[tuple[str, str]] = Counter()
         self._decode = decoder(_PredictRequest)
+        self._named: tuple[Generation | None, Version | None, Headers] = None, None, ()
+        """Headers that name a generation and a version: those of the last answer."""
         metrics = registry(SCORER, self._numbers)
         self._durations = Durations(
             next(metric for metric in SCORER if metric.name == "ctr_score_request_duration_seconds")
@@ -95,11 +99,27 @@ class ScorerApp(OpsApp):
             max_body_bytes=limits.max_body_bytes, max_headers=limits.max_headers,
             max_header_bytes=limits.max_header_bytes, token=token, observe=self._count,
         )  # fmt: skip
-        self.route("POST", "/v1/models/{model}:predict", self._predict)
-        self.route("POST", "/v1/models/{model}/versions/{version}:predict", self._predict)
+        self.route("POST", "/v1/models/{model}:predict", self._predict, plain=self._predict_plain)
+        self.route(
+            "POST", "/v1/models/{model}/versions/{version}:predict", self._predict, plain=self._predict_plain
+        )
         routes.add(self)
         v2.add(self, live=self.models.live, ready=unready)
         openapi.add(self)
+
+    def _predict_plain(self, params: dict[str, str], body: bytes, began: float) -> Response | None:
+        """The answer to a few rows of which all is known: nearly all requests, so no step more than is needed."""
+        scorer, limits = self.models.find(params), self.limits
+        late = limits.prior is not None and time.perf_counter() - began > limits.deadline_s
+        # More values may be allowed by the exact way, which counts them.
+        if late or body.count(b",") >= limits.max_elements or scorer.ready() is not None:
+            return None
+        held = scorer.current
+        known = held.score_plain(body, limits.max_instances)
+        if known is None:
+            return None
+        self._rows[scorer.name] += len(known)
+        return Response(b'{"predictions":%s}' % _encode(known), 200, [JSON, *self.headers(held)])
 
     async def _predict(self, request: Request) -> Response:
         scorer = self.models.find(request.params)
@@ -107,12 +127,7 @@ class ScorerApp(OpsApp):
         if limits.prior is None:
             self.require_ready(scorer)
         batch = None
-        if request.body.count(b",") < limits.max_elements:  # more may be allowed by the exact way, which counts values
-            if limits.prior is None or (scorer.ready() is None and not self._is_late(request)):
-                known = held.score_plain(request.body, limits.max_instances)
-                if known is not None:
-                    self.scored(scorer, len(known))
-                    return json_response({"predictions": known.tolist()}, headers=self.headers(held))
+        if request.body.count(b",") < limits.max_elements:
             batch = held.scan(request.body, limits.max_instances)
         if batch is None:
             rows = read(self._decode, request.body).instances
@@ -220,21 +235,20 @@ class ScorerApp(OpsApp):
     def headers(self, held: Generation) -> Headers:
         """What an answer is made of, for the bidder's log."""
         version, staleness_s = held.cache.version, held.staleness_s()
-        headers = (
-            (b"x-ctr-model", held.model_id.encode()),
-            (b"x-ctr-version", str(version).encode() if version else b"none"),
-            (b"x-ctr-staleness-seconds", b"%.3f" % staleness_s),
-        )
+        if self._named[:2] != (held, version):
+            model = (b"x-ctr-model", held.model_id.encode())
+            self._named = held, version, (model, (b"x-ctr-version", str(version).encode() if version else b"none"))
+        headers = (*self._named[2], (b"x-ctr-staleness-seconds", b"%.3f" % staleness_s))
         return (*headers, _STALE) if held.is_stale(staleness_s, self.limits.stale_after_s) else headers
 
     def _count(self, route: str, status: int, seconds: float) -> None:
-        self._requests[route, str(status)] += 1
+        self._requests[route, status] += 1
         self._durations.observe(route, seconds)
 
     def _numbers(self) -> Mapping[str, Value]:
         """Everything but the histogram, read at scrape time."""
         numbers: dict[str, dict[tuple[str, ...], float]] = {
-            "ctr_score_requests": dict(self._requests),
+            "ctr_score_requests": {(route, str(status)): n for (route, status), n in dict(self._requests).items()},
             "ctr_score_fallbacks": {},
         }
         for scorer in self.models:
