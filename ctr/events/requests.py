@@ -32,6 +32,10 @@ _END = re.compile(rb"\][ \t\r\n]*\}[ \t\r\n]*\Z")
 _MOST_BLANKS = 64
 """Behind the rows; the end is looked for in so many bytes."""
 _SLACK = bytes(SLACK)
+FEW = 16
+"""Rows that `RequestScanner.scan_few` reads at most; more are better off with the arrays of a batch."""
+_FEW_BYTES = 1 << 15
+"""And the longest body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class RequestScanner:
     ----------
     in_keys : bool
         Whether there is a key for each field of a row, so that `scan_keys` can be asked.
+    few : (FEW F,) uint64
+        Keys that `scan_few` read.
     in_parts : bool
         Whether `scan_ranking` can be asked: no value of a candidate is part of a nested object, or crossed.
     """
@@ -80,6 +86,7 @@ class RequestScanner:
         self._lock = threading.Lock()
         self._outputs = Outputs(self._F, spec.dense)
         self._plan = plan
+        self.few = np.zeros(FEW * self._F, np.uint64)
         self._sparse: Any = None
         self._bound: Any = None
         self.in_keys = plan is not None and spec.dense
@@ -91,13 +98,27 @@ class RequestScanner:
             self._scratch = scratch(plan)
         elif plan is not None:
             kernels = build.load("scan/requests")
-            self._instances, self._ranking = kernels.instances, kernels.ranking
+            self._few, self._instances, self._ranking = kernels.few, kernels.instances, kernels.ranking
             self._bound = self._bind(spec, plan)
 
     def _bind(self, spec: Spec, plan: Plan) -> Any:
         """All that the kernels read and write beside their arguments."""
         named = [index for index, field in enumerate(spec.fields) if not field.derived]
-        return Bound(plan, *scratch(plan), self._outputs.make(1), np.array(named, np.int64))
+        body = np.zeros(_FEW_BYTES + SLACK, np.uint8)
+        self._body = memoryview(body)  # type: ignore[arg-type]  # a buffer
+        return Bound(plan, *scratch(plan), self._outputs.make(1), np.array(named, np.int64), body, self.few)
+
+    def scan_few(self, body: bytes, time_s: float) -> int:
+        """Read the rows of a short request into `few`; how many, -1 where another way is to be asked.
+
+        What is there is good until the next call: callers keep others from making it.
+        """
+        n = len(body)
+        if n > _FEW_BYTES or self._bound is None:
+            return -1
+        self._body[:n] = body
+        rows: int = self._few(n, time_s, self._bound)
+        return rows
 
     def scan_keys(self, body: bytes, time_s: float, *, max_rows: int) -> Keys | None:
         """Read the rows of a request into (n F,) keys; None where the exact way is to be asked, or `in_keys` is not.

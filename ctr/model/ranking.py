@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctr.events.batch import Batch
+from ctr.events.requests import FEW
 from ctr.kernels import build
+from ctr.kernels.rank.bound import Bound
 from ctr.model.model import TILED_KP, Model
 from ctr.model.prepared import PreparedAds
 from ctr.rows import padded_k
+from ctr.spec import Spec
 
 ABREAST = 4
 """Candidates that the kernel takes at a time."""
@@ -118,14 +122,18 @@ class Ranker:
     ----------
     model : Model
         Read, never changed.
+    counts : (2, F) int64, optional
+        Features by field, and those of them without a row, that `predict_few` adds to.
 
     Attributes
     ----------
+    few : (FEW,) float32
+        What `predict_few` found.
     ads : PreparedAds or None
         Ads that are told of every row that changes, so that what is kept of them can be used.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, counts: NDArray[np.int64] | None = None) -> None:
         spec = model.spec
         self._model, self._F, self._kp = model, len(spec.fields), padded_k(spec.model.k)
         tiled = spec.dense and spec.model.type == "ffm" and self._kp <= TILED_KP and not spec.model.libffm
@@ -133,6 +141,11 @@ class Ranker:
         self._M = np.empty(0, np.float32)
         self._base, self._sums = np.empty(0, np.int64), np.empty(0, np.float32)
         self._partial = np.empty(0, np.float32)
+        self._counts = np.zeros((2, self._F), np.int64) if counts is None else counts
+        self.few = np.zeros(FEW, np.float32)
+        self._bound: Any = None
+        self._bound_spec: Spec | None = None
+        self._predict_few: Any = None
         self.ads: PreparedAds | None = None
 
     @property
@@ -171,31 +184,36 @@ class Ranker:
         )  # fmt: skip
         return out, int(unknown)
 
-    def predict(
-        self, keys: NDArray[np.uint64], time_s: float, counts: NDArray[np.int64]
-    ) -> NDArray[np.float32] | None:
-        """Probabilities of a few rows in full; only for a model that `has_kernel`.
+    def predict_few(self, keys: NDArray[np.uint64], n: int, time_s: float) -> int:
+        """Score a few rows in full, at most `FEW`; only for a model that `has_kernel`.
 
         Parameters
         ----------
-        keys : (n F,) uint64
+        keys : (n F or more,) uint64
+        n : int
         time_s : float
-        counts : (2, F) int64
-            Features by field, and those without a row: added to.
 
         Returns
         -------
-        (n,) float32
-            None where of some feature it is not known whether it has a row; then nothing was counted.
+        int
+            Features of all rows; -1 where of some it is not known whether they have a row, and nothing was done. Else
+            the first n of `few` are their probabilities, and `counts` has been added to.
         """
+        if self._bound_spec is not self._model.spec:
+            self._bind()
+        features: int = self._predict_few(keys, n, time_s, self._bound)
+        return features
+
+    def _bind(self) -> None:
+        """What `predict_few` reads and writes beside its arguments: anew where the specification has changed."""
         assert self._kernel is not None
-        spec, table = self._model.spec, self._model.table
-        out = np.empty(len(keys) // self._F, np.float32)
-        unknown = self._kernel.predict_rows(
-            table.W, table.stride, table.index, table.slots, keys, time_s, float(spec.lifetime.ttl_s),
-            spec.model.normalize, self._model.hyper, True, counts, out,
+        model = self._model
+        spec, table = model.spec, model.table
+        self._bound = Bound(
+            table.W, table.stride, table.index, table.slots, float(spec.lifetime.ttl_s), spec.model.normalize,
+            model.hyper, self._counts, self.few,
         )  # fmt: skip
-        return None if unknown else out
+        self._bound_spec, self._predict_few = spec, self._kernel.predict_few
 
     def _score_kept(self, question: AdQuestion, *, probabilities: bool) -> tuple[NDArray[np.float32], int]:
         """`score` with what is kept of the ads."""
@@ -241,7 +259,7 @@ class Ranker:
         self.score(nothing)
         if self._kernel is not None:
             self.score(replace(nothing, partial=self.own_pairs(nothing)))
-            self.predict(nothing.context, 0.0, np.zeros((2, F), np.int64))
+            self.predict_few(nothing.context, 1, 0.0)
             ads = PreparedAds(np.arange(1), 1)
             ads.put(np.arange(1), np.zeros((1, 1), np.uint64))
             self._score_kept(AdQuestion(nothing.context, ads, np.arange(1), 0.0), probabilities=True)

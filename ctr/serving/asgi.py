@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -84,6 +83,8 @@ class Response:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+Plain = Callable[[dict[str, str], bytes, float], Response | None]
+"""Answers a request at once, of its path's parts, its body and when it came; None where the handler is to be asked."""
 Observer = Callable[[str, int, float], None]
 """Told of each answered request: route, status, seconds."""
 
@@ -98,6 +99,7 @@ class _Route:
     name: str
     pattern: re.Pattern[str]
     methods: dict[str, Handler]
+    plains: dict[str, Plain]
     public: bool
 
 
@@ -143,70 +145,94 @@ class App:
         """Whether routes that are not public ask for a token."""
         return self._token is not None
 
-    def route(self, method: str, path: str, handler: Handler, *, public: bool = False) -> None:
-        """Answer `method` on `path`, for example ``/v1/models/{model}:predict``; a part in braces holds no ``/``."""
+    def route(
+        self, method: str, path: str, handler: Handler, *, plain: Plain | None = None, public: bool = False
+    ) -> None:
+        """Answer `method` on `path`, for example ``/v1/models/{model}:predict``; a part in braces holds no ``/``.
+
+        `plain` is asked before `handler`.
+        """
         known = next((route for route in self._routes if route.name == path), None)
         if known is None:
             parts = re.split(r"\{(\w+)\}", path)
             pattern = "".join(
                 re.escape(part) if index % 2 == 0 else f"(?P<{part}>[^/:]+)" for index, part in enumerate(parts)
             )
-            known = _Route(path, re.compile(pattern), {}, public)
+            known = _Route(path, re.compile(pattern), {}, {}, public)
             self._routes.append(known)
             self._found.clear()
         known.methods[method] = handler
+        if plain is not None:
+            known.plains[method] = plain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI wants it."""
         if scope["type"] != "http":
             raise NotImplementedError(f"only HTTP is served here, not {scope['type']}")
-        request = Request(scope)
-        name, response = await self._answer(request, receive)
+        began = time.perf_counter()
+        name, response = await self._answer(scope, receive, began)
         if response is None:
             return  # the client has gone; nobody is there to be told
         response.headers.append((b"content-length", b"%d" % len(response.body)))
         await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
         await send({"type": "http.response.body", "body": response.body})
         if self._observe is not None:
-            self._observe(name, response.status, time.perf_counter() - request.began)
+            self._observe(name, response.status, time.perf_counter() - began)
 
-    async def _answer(self, request: Request, receive: Receive) -> tuple[str, Response | None]:
-        name, scope = "none", request.scope
+    async def _answer(self, scope: Scope, receive: Receive, began: float) -> tuple[str, Response | None]:
+        name = "none"
         try:
-            self._check_headers(scope["headers"])
-            route, request.params = self._find(scope["path"])
+            declared = self._check_headers(scope["headers"])
+            route, params = self._find(scope["path"])
             name = route.name
             if self._token is not None and not route.public:
-                self._check_token(request)
+                self._check_token(scope)
             method = scope["method"]
             handler = route.methods.get("GET" if method == "HEAD" else method)
             if handler is None:
                 allowed = ", ".join(sorted(route.methods))
                 raise HttpError(405, f"{method} is not allowed here, {allowed} is", ((b"allow", allowed.encode()),))
-            body = await self._read(request, receive)
-            if body is None:
-                return name, None
-            request.body = body
-            return name, await handler(request)
+            if declared > self._max_body_bytes:
+                # Answered unread: the server goes on reading and drops it, so that the client gets to see the answer.
+                raise HttpError(413, f"the body has {declared} bytes, at most {self._max_body_bytes} are allowed")
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                body = message.get("body", b"")
+                if len(body) > self._max_body_bytes:
+                    raise HttpError(413, f"the body has {len(body)} bytes, at most {self._max_body_bytes} are allowed")
+            else:
+                body = await self._read(message, receive)
+                if body is None:
+                    return name, None
+            plain = route.plains.get(method)
+            if plain is not None and (response := plain(params, body, began)) is not None:
+                return name, response
+            return name, await handler(Request(scope, body, params, began))
         except HttpError as error:
             return name, json_response({"error": error.message}, error.status, error.headers)
         except Exception:  # noqa: BLE001 - the one place that turns a defect into an answer instead of a dropped connection
-            given = request.header(b"x-request-id")
+            given = Request(scope).header(b"x-request-id")
             identity = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
             self._log.exception("request failed", request_id=identity, method=scope["method"], path=scope["path"])
-            message = f"internal error; the log says more under request_id {identity}"
-            return name, json_response({"error": message, "request_id": identity}, 500)
+            told = f"internal error; the log says more under request_id {identity}"
+            return name, json_response({"error": told, "request_id": identity}, 500)
 
-    def _check_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def _check_headers(self, headers: list[tuple[bytes, bytes]]) -> int:
+        """Refuse too many or too long ones; the length of the body that they declare, 0 where they do not."""
         if len(headers) > self._max_headers:
             raise HttpError(431, f"{len(headers)} headers, at most {self._max_headers} are allowed")
-        size = sum(map(len, chain.from_iterable(headers)))
+        size, declared = 0, b""
+        for key, value in headers:
+            size += len(key) + len(value)
+            if key == b"content-length":
+                declared = value
         if size > self._max_header_bytes:
             raise HttpError(431, f"headers of {size} bytes, at most {self._max_header_bytes} are allowed")
+        return int(declared[:20]) if declared.isdigit() else 0
 
-    def _check_token(self, request: Request) -> None:
+    def _check_token(self, scope: Scope) -> None:
         assert self._token is not None
-        scheme, _, given = request.header(b"authorization").partition(b" ")
+        scheme, _, given = Request(scope).header(b"authorization").partition(b" ")
         # The time of the comparison tells nothing of the token; what was given is neither logged nor repeated.
         if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
             raise HttpError(401, "authorization: Bearer TOKEN is needed here", ((b"www-authenticate", b"Bearer"),))
@@ -223,24 +249,13 @@ class App:
                 return found
         raise HttpError(404, f"there is nothing at {path[:200]}")
 
-    async def _read(self, request: Request, receive: Receive) -> bytes | None:
-        """The whole body; None where the client went away before its end."""
-        limit = self._max_body_bytes
-        declared = request.header(b"content-length")
-        if declared.isdigit() and int(declared[:20]) > limit:
-            # Answered unread: the server goes on reading and drops it, so that the client gets to see the answer.
-            raise HttpError(413, f"the body has {int(declared[:20])} bytes, at most {limit} are allowed")
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            whole: bytes = message.get("body", b"")
-            if len(whole) > limit:
-                raise HttpError(413, f"the body has {len(whole)} bytes, at most {limit} are allowed")
-            return whole
+    async def _read(self, message: MutableMapping[str, Any], receive: Receive) -> bytes | None:
+        """The whole body, which begins with `message`; None where the client went away before its end."""
         body = bytearray()
         while message["type"] == "http.request":
             body += message.get("body", b"")
-            if len(body) > limit:
-                raise HttpError(413, f"the body has more than {limit} bytes")
+            if len(body) > self._max_body_bytes:
+                raise HttpError(413, f"the body has more than {self._max_body_bytes} bytes")
             if not message.get("more_body", False):
                 return bytes(body)
             message = await receive()

@@ -49,7 +49,8 @@ class RowCache:
     """
 
     def __init__(self, model: Model, readers: Sequence[ShardReader], *, max_rows: int) -> None:
-        self._model, self._ranker, self._tally = model, Ranker(model), Tally(model)
+        self._model, self._tally = model, Tally(model)
+        self._ranker = Ranker(model, self._tally.counts)
         self._shards = [FollowedShard(reader) for reader in readers]
         self._absence_limit = max_rows // 16
         self._row_limit = max_rows - self._absence_limit
@@ -105,15 +106,18 @@ class RowCache:
             self._tally.add_batch(batch)
             return self._model.predict_many(batch)
 
-    def predict_known(self, keys: Keys, time_s: float) -> NDArray[np.float32] | None:
-        """`predict` of rows of F keys each, in one step; None where something is missing, and nothing was counted.
+    def predict_known(self, keys: Keys, n: int, time_s: float) -> list[float] | None:
+        """`predict` of n rows of F keys each, in one step; None where something is missing, and nothing was counted.
 
-        Only where the model has a ranking kernel (`has_kernel`).
+        Only where the model has a ranking kernel (`has_kernel`), and of at most `FEW` rows.
         """
+        ranker = self._ranker
         with self._lock:
-            scores = self._ranker.predict(keys, time_s, self._tally.counts)
-            if scores is not None:
-                self._hits += int(np.count_nonzero(keys))
+            features = ranker.predict_few(keys, n, time_s)
+            if features < 0:
+                return None
+            self._hits += features
+            scores: list[float] = ranker.few[:n].tolist()
         return scores
 
     @property

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ctr.answers import Explanation
 from ctr.errors import CtrError
 from ctr.events import Batch, encode_rows
-from ctr.events.requests import RequestScanner
+from ctr.events.requests import FEW, RequestScanner
 from ctr.model import Model
 from ctr.model.ranking import AdQuestion, Question
 from ctr.serving.cache import RowCache
@@ -31,9 +31,6 @@ from ctr.store import names as dictionary
 from ctr.store.ads import AdReader
 
 Row = Mapping[str, Any]
-
-_SHORT_ROWS = 16
-"""Up to so many rows one simple kernel call beats the arrays that the fast one wants."""
 
 
 class Generation:
@@ -75,7 +72,7 @@ class Generation:
         ]
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), self._readers, max_rows=rows)
         self._questions, self._requests = QuestionEncoder(stored.spec), RequestScanner(stored.spec)
-        self._scans = False
+        self._scans, self._plain = False, threading.Lock()
         self.catalogue = Catalogue(AdReader(client, catalogue or stored.spec.name), self._questions, self.cache)
         self.preload = Preload(self._readers, self.cache, preload)
         self._short = self.dense and self.cache.has_kernel
@@ -92,16 +89,17 @@ class Generation:
         """Rows of the body ``{"instances": [...]}`` as keys; None where it must be decoded, and `encode` asked."""
         return self._requests.scan_rows(body, max_rows=max_rows) if self._scans else None
 
-    def score_plain(self, body: bytes, max_rows: int) -> NDArray[np.float32] | None:
+    def score_plain(self, body: bytes, max_rows: int) -> list[float] | None:
         """Probabilities of the rows of ``{"instances": [...]}``, where they are few and all of their features known.
 
         None where the steps are to be taken one by one.
         """
         if not (self._short and self._scans):
             return None
-        now = time.time()
-        keys = self._requests.scan_keys(body, now, max_rows=min(max_rows, _SHORT_ROWS))
-        return self.cache.predict_known(keys, now) if keys is not None and len(keys) else None
+        now, requests = time.time(), self._requests
+        with self._plain:
+            n = requests.scan_few(body, now)
+            return self.cache.predict_known(requests.few, n, now) if 0 < n <= max_rows else None
 
     def scan_ranking(self, body: bytes, max_rows: int) -> tuple[Question | AdQuestion, int | None] | None:
         """A request to rank as keys, and how many are asked for; None where it must be decoded."""
@@ -132,9 +130,10 @@ class Generation:
 
     def score_known(self, batch: Batch) -> NDArray[np.float32] | None:
         """Probabilities of few rows, in one step; None where that is not open, or a feature is not known here."""
-        if not self._short or not 0 < len(batch) <= _SHORT_ROWS:
+        if not self._short or not 0 < len(batch) <= FEW:
             return None
-        return self.cache.predict_known(batch.keys, time.time())
+        known = self.cache.predict_known(batch.keys, len(batch), time.time())
+        return None if known is None else np.array(known, np.float32)
 
     def missing(self, batch: Batch) -> NDArray[np.uint64]:
         """Keys of which nothing is known here yet."""
@@ -228,6 +227,7 @@ class Generation:
     def _warm_scanner(self) -> None:
         """Half a minute where it is not in the disk cache, and requests can be decoded meanwhile."""
         self._requests.scan_rows(b'{"instances":[{}]}', max_rows=1)
+        self._requests.scan_few(b'{"instances":[{}]}', time.time())
         self._requests.scan_ranking(b'{"context":{},"candidates":[{}]}', time.time(), max_rows=1)
         self._scans = True
 

@@ -24,7 +24,7 @@ from ctr.events.jsonlines import decoder
 from ctr.kernels import simd
 from ctr.metrics import SCORER, Value, registry
 from ctr.serving import openapi, routes, v2
-from ctr.serving.asgi import HttpError, OpsApp, Reason, Request, Response, json_response
+from ctr.serving.asgi import JSON, HttpError, OpsApp, Reason, Request, Response, json_response
 from ctr.serving.bodies import read
 from ctr.serving.durations import Durations
 from ctr.serving.generation import Generation
@@ -32,12 +32,14 @@ from ctr.serving.limits import Limits
 from ctr.serving.models import Models
 from ctr.serving.scorer import Scorer
 from ctr.spec import Spec
+from ctr.store import Version
 
 _FILL_THREADS = 4
 _MAX_FILLS = 256
 """Requests that may wait for the store at once; beyond it they are answered from what is held."""
 
 _STALE = (b"x-ctr-stale", b"1")
+_encode = msgspec.json.Encoder().encode
 
 Headers = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
@@ -95,6 +97,8 @@ class ScorerApp(OpsApp):
         self._unanswered: Counter[str] = Counter({scorer.name: 0 for scorer in scorers})
         self._fallbacks: Counter[tuple[str, str]] = Counter()
         self._decode = decoder(_PredictRequest)
+        self._named: tuple[Generation | None, Version | None, Headers] = None, None, ()
+        """Headers that name a generation and a version: those of the last answer."""
         metrics = registry(SCORER, self._counted)
         self._durations = Durations(
             next(metric for metric in SCORER if metric.name == "ctr_score_request_duration_seconds")
@@ -110,12 +114,28 @@ class ScorerApp(OpsApp):
             max_header_bytes=limits.max_header_bytes, token=token, observe=self._count,
         )  # fmt: skip
         self._answers = answers
-        predict = self._predict if answers is None else self._predict_and_keep
-        self.route("POST", "/v1/models/{model}:predict", predict)
-        self.route("POST", "/v1/models/{model}/versions/{version}:predict", predict)
+        predict, plain = self._predict, self._predict_plain
+        if answers is not None:
+            predict, plain = self._predict_and_keep, self._predict_plain_and_keep
+        self.route("POST", "/v1/models/{model}:predict", predict, plain=plain)
+        self.route("POST", "/v1/models/{model}/versions/{version}:predict", predict, plain=plain)
         routes.add(self)
         v2.add(self, live=self.models.live, ready=unready)
         openapi.add(self)
+
+    def _predict_plain(self, params: dict[str, str], body: bytes, began: float) -> Response | None:
+        """The answer to a few rows of which all is known: nearly all requests, so no step more than is needed."""
+        scorer, limits = self.models.find(params), self.limits
+        late = limits.prior is not None and time.perf_counter() - began > limits.deadline_s
+        # More values may be allowed by the exact way, which counts them.
+        if late or body.count(b",") >= limits.max_elements or scorer.ready() is not None:
+            return None
+        held = scorer.current
+        known = held.score_plain(body, limits.max_instances)
+        if known is None:
+            return None
+        self._rows[scorer.name] += len(known)
+        return Response(b'{"predictions":%s}' % _encode(known), 200, [JSON, *self.headers(held)])
 
     async def _predict(self, request: Request) -> Response:
         scorer = self.models.find(request.params)
@@ -123,12 +143,7 @@ class ScorerApp(OpsApp):
         if limits.prior is None:
             self.require_ready(scorer)
         batch = None
-        if request.body.count(b",") < limits.max_elements:  # more may be allowed by the exact way, which counts values
-            if limits.prior is None or (scorer.ready() is None and not self._is_late(request)):
-                known = held.score_plain(request.body, limits.max_instances)
-                if known is not None:
-                    self.scored(scorer, len(known))
-                    return json_response({"predictions": known.tolist()}, headers=self.headers(held))
+        if request.body.count(b",") < limits.max_elements:
             batch = held.scan(request.body, limits.max_instances)
         if batch is None:
             rows = read(self._decode, request.body).instances
@@ -138,15 +153,23 @@ class ScorerApp(OpsApp):
         return json_response({"predictions": predictions}, headers=headers)
 
     async def _predict_and_keep(self, request: Request) -> Response:
-        assert self._answers is not None, "only then is this a route"
-        spec = self.models.find(request.params).spec
         response = await self._predict(request)
-        self._answers.offer(spec, request.body, response)
+        self._keep(request.params, request.body, response)
+        return response
+
+    def _predict_plain_and_keep(self, params: dict[str, str], body: bytes, began: float) -> Response | None:
+        response = self._predict_plain(params, body, began)
+        if response is not None:
+            self._keep(params, body, response)
         return response
 
     def _is_late(self, request: Request) -> bool:
         """Whether the deadline has passed."""
         return time.perf_counter() - request.began > self.limits.deadline_s
+
+    def _keep(self, params: dict[str, str], body: bytes, response: Response) -> None:
+        assert self._answers is not None, "only then is this reached"
+        self._answers.offer(self.models.find(params).spec, body, response)
 
     # What all routes share
 
@@ -243,11 +266,10 @@ class ScorerApp(OpsApp):
     def headers(self, held: Generation) -> Headers:
         """What an answer is made of, for the bidder's log."""
         version, staleness_s = held.cache.version, held.staleness_s()
-        headers = (
-            (b"x-ctr-model", held.model_id.encode()),
-            (b"x-ctr-version", str(version).encode() if version else b"none"),
-            (b"x-ctr-staleness-seconds", b"%.3f" % staleness_s),
-        )
+        if self._named[:2] != (held, version):
+            model = (b"x-ctr-model", held.model_id.encode())
+            self._named = held, version, (model, (b"x-ctr-version", str(version).encode() if version else b"none"))
+        headers = (*self._named[2], (b"x-ctr-staleness-seconds", b"%.3f" % staleness_s))
         return (*headers, _STALE) if held.is_stale(staleness_s, self.limits.stale_after_s) else headers
 
     def _count(self, route: str, status: int, seconds: float) -> None:

@@ -137,9 +137,12 @@ def spawn(cores, *arguments, **options):
 
 
 def cpu_s(process):
-    """Processor time of a process so far: what a request costs, whoever else wants the core."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Processor time so far of a process, and of its event loop: what requests cost, whoever else wants the core."""
+    times = []
+    for stat in (f"/proc/{process.pid}/stat", f"/proc/{process.pid}/task/{process.pid}/stat"):
+        fields = Path(stat).read_text().rpartition(")")[2].split()
+        times.append((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+    return np.array(times)
 
 
 def wait_until(holds, within_s=300.0):
@@ -328,21 +331,25 @@ def measure(directory, redis, served, other, started, options):
     for name, (at, made) in sent.items():  # rows are read, and answers are right, before a clock starts
         saturate(directory, name, made, at, 2)
     speeds, costs = {name: [] for name in suites}, {name: [] for name in suites}
+    behind = []
     for _ in range(options.rounds):
         for name, (at, made) in sent.items():
             process = started[2 if name == "echo" else 1]
-            before = cpu_s(process)
+            before, began = cpu_s(process), time.monotonic()
             speed = quietly(name, lambda: saturate(directory, name, made, at, options.seconds))  # noqa: B023
             speeds[name].append(speed)
-            costs[name].append((cpu_s(process) - before) / (speed * options.seconds) * 1e6)
+            whole, loop = cpu_s(process) - before
+            costs[name].append(loop / (speed * options.seconds) * 1e6)
+            if name != "echo":
+                behind.append(100 * (whole - loop) / (time.monotonic() - began))
     medians = {name: statistics.median(found) for name, found in speeds.items()}
     for name, speed in medians.items():
         ratio = statistics.median(one / base for one, base in zip(speeds[name], speeds["echo"], strict=True))
         report("http saturation, wrk", name, speed, "requests/s", medians["echo"], ratio)
     for name, found in costs.items():
-        # What following the store takes is in it.
         cost, base = statistics.median(found), statistics.median(costs["echo"])
-        report("http saturation, CPU time of the server", name, cost, "us/request", base, base / cost)
+        report("http saturation, CPU time of the event loop", name, cost, "us/request", base, base / cost)
+    report("http saturation, CPU time beside it", "following the store", statistics.median(behind), "% of the core")
     if not options.no_latency:
         latency(quietly, sent, medians["predict, one row"], options)
 
@@ -367,8 +374,9 @@ def show():
     grid = Grid("suite", "what", "value", "unit", "echo", "ratio", title="ctr serve on one core")
     for row in results:
         digits = ".2f" if row["unit"] == "ms" else ",.0f"
-        value, base = (format(row[key], digits) for key in ("value", "baseline"))
-        grid.add_row(row["suite"], row["name"], value, row["unit"], base, f"{row['ratio']:.3f} x")
+        value, base = ("" if row[key] is None else format(row[key], digits) for key in ("value", "baseline"))
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f} x"
+        grid.add_row(row["suite"], row["name"], value, row["unit"], base, ratio)
     Console(width=140).print(grid)
 
 

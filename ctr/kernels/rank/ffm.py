@@ -372,20 +372,20 @@ def predict_each(
 
 
 @brief
-def predict_rows(
-    W: Any, stride: int, index: Any, slots: Any, keys: Any, time_s: float, ttl_s: float, normalize: bool, hyper: Any,
-    probabilities: bool, counts: Any, out: Any,
-) -> Any:  # fmt: skip
-    """Score n rows in full, ``keys`` (n F,), if all their features are known; else returns how many are not.
+def predict_few(keys: Any, n: int, time_s: float, bound: Any) -> Any:
+    """Score n rows in full, ``keys`` (n F or more,), if all their features are known; how many these are, else -1.
 
-    For a request's few rows: one call, no arrays but these. Only then ``counts`` (2, F) is added to, as `serve.tally`
-    does, and ``out`` is filled.
+    For a request's few rows: one call, and of two arguments. Only then ``bound.counts`` (2, F) is added to, as
+    `serve.tally` does, and ``bound.out`` is filled.
     """
-    rows = np.empty(keys.shape[0], np.int64)
-    unknown = find_all(W, stride, index, slots, keys, rows)
-    if unknown == 0:
-        base = np.empty(F, np.int64)
-        predict_each(
-            W, stride, keys, rows, minute_of(time_s), ttl_s, normalize, hyper, probabilities, counts, base, out,
-        )  # fmt: skip
-    return unknown
+    rows = np.empty(n * F, np.int64)
+    if find_all(bound.W, bound.stride, bound.index, bound.slots, keys, rows) > 0:
+        return -1
+    base, features = np.empty(F, np.int64), 0
+    for j in range(n * F):
+        features += keys[j] != 0
+    predict_each(
+        bound.W, bound.stride, keys, rows, minute_of(time_s), bound.ttl_s, bound.normalize, bound.hyper, True,
+        bound.counts, base, bound.out[:n],
+    )  # fmt: skip
+    return features

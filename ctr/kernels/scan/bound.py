@@ -11,7 +11,7 @@ from typing import Any
 from numba.core import types
 from numba.experimental import structref
 
-NAMES = ("plan", "spans", "elements", "weights", "out", "named")
+NAMES = ("plan", "spans", "elements", "weights", "out", "named", "body", "keys")
 
 
 @structref.register
@@ -27,7 +27,8 @@ class Bound(structref.StructRefProxy):
     """What `ctr.kernels.scan.requests` reads and writes beside its arguments; not for two threads at once.
 
     `plan` as `features.Plan`; `spans`, `elements`, `weights` as `ctr.events.scanner.scratch` makes them; `out`, a
-    `features.Out` of which only the types matter; `named` (fields,) int64, those that read a column of their own.
+    `features.Out` of which only the types matter; `named` (fields,) int64, those that read a column of their own;
+    `body` uint8 and `keys` uint64, what `requests.few` reads and writes.
     """
 
     def __new__(cls, *parts: Any) -> Any:

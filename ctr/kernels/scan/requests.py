@@ -80,14 +80,10 @@ def instances_of(at: Any, end: Any) -> Any:
     return at, end
 
 
-@brief
-def instances(data: Any, time_s: Any, bound: Any, keys: Any) -> Any:
-    """Keys of the rows of ``{"instances": [...]}`` into ``keys`` (rows F,); how many rows, -1 for "cannot".
-
-    ``data`` holds `SLACK` bytes more than the body.
-    """
-    at = np.int64(data.ctypes.data)
-    begin, end = instances_of(at, at + data.shape[0] - SLACK)
+@helper
+def rows_of(at: Any, end: Any, time_s: Any, bound: Any, keys: Any) -> Any:
+    """Keys of the rows of ``{"instances": [...]}`` between two addresses; how many rows, -1 for "cannot"."""
+    begin, end = instances_of(at, end)
     if begin == 0:
         return -1
     spare = bound.out
@@ -97,6 +93,23 @@ def instances(data: Any, time_s: Any, bound: Any, keys: Any) -> Any:
     )  # fmt: skip
     row, _, full = _rows(begin, end, time_s, bound.plan, bound.spans, bound.elements, bound.weights, out)
     return -1 if full else row
+
+
+@brief
+def few(length: Any, time_s: Any, bound: Any) -> Any:
+    """Keys of the rows of ``{"instances": [...]}``, the first `length` bytes of ``bound.body``, into ``bound.keys``.
+
+    How many rows, -1 for "cannot", which is also what more rows than there is room for are.
+    """
+    at = np.int64(bound.body.ctypes.data)
+    return rows_of(at, at + length, time_s, bound, bound.keys)
+
+
+@brief
+def instances(data: Any, time_s: Any, bound: Any, keys: Any) -> Any:
+    """The same of ``data``, which holds `SLACK` bytes more than the body, into ``keys`` (rows F,)."""
+    at = np.int64(data.ctypes.data)
+    return rows_of(at, at + data.shape[0] - SLACK, time_s, bound, keys)
 
 
 @bare

@@ -60,6 +60,12 @@ class StubScorer:
     def score_known(self, _batch):
         return None
 
+    def score_plain(self, _body, _max_rows):
+        return None
+
+    def scan_ranking(self, _body, _max_rows):
+        return None
+
     def scan(self, body, max_rows):
         return SCANNER.scan_rows(body, max_rows=max_rows)
 
