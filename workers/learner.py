@@ -40,9 +40,7 @@ class Learner:
         self.event_s, self.arrival_s = start.watermarks.event_s, start.watermarks.arrival_s
         self._origins = {name: at for name, at in standing.positions.items() if name not in start.offsets}
         self._known = {*start.offsets, *self._origins}
-        self.gaps = dict(start.gaps)
-        """Events of each partition that were given up, because the log had lost them."""
-        self._count_gaps(start.offsets, standing)
+        self._gaps = dict(start.gaps)
 
     @property
     def positions(self) -> Mapping[str, int]:
@@ -65,7 +63,6 @@ class Learner:
             self._window.add(p[judged], chunk.batch.labels[judged])
             if len(chunk.batch):
                 self.event_s = max(self.event_s, float(np.max(chunk.batch.times_s)))
-        self._count_gaps(self.positions, standing)
         self.standing = standing
         # until the source knows better, what the store says of the positions that we began at
         self.arrival_s = max(self.arrival_s, standing.arrival_s)
@@ -75,12 +72,6 @@ class Learner:
         if self._replay is not None and self._replay.over(standing.positions):
             self._replay = None
             log.get(worker="trainer", model=self.model.spec.model_id).info("shards_level")
-
-    def _count_gaps(self, before: Mapping[str, int], standing: Standing) -> None:
-        """Take note of jumps from these positions."""
-        for name, begin in standing.skipped_to.items():
-            if begin > before.get(name, begin):
-                self.gaps[name] = self.gaps.get(name, 0) + begin - before[name]
 
     def _predicted(self, batch: Batch, partitions: Sequence[str]) -> NDArray[np.float32]:
         """Predictions from before each event; NaN where they say nothing about quality."""
@@ -98,13 +89,19 @@ class Learner:
             gone=self.model.take_gone(),
             origins=self.origins,
             marks=self.standing.marks,
-            skipped_to=self.standing.skipped_to,
+            skipped=self.standing.skipped,
         )
 
     @property
     def watermarks(self) -> Watermarks:
         """How far it has come."""
         return Watermarks(self.event_s, self.arrival_s)
+
+    @property
+    def gaps(self) -> dict[str, int]:
+        """Events of each partition that were given up since the model was made, because the log had lost them."""
+        now = {name: sum(last - first for first, last in jumps) for name, jumps in self.standing.skipped.items()}
+        return {name: self._gaps.get(name, 0) + now.get(name, 0) for name in {**self._gaps, **now}}
 
     @property
     def origins(self) -> dict[str, int]:
@@ -124,7 +121,7 @@ class Learner:
         quality, rows = self._window.measure(), self.model.counts
         return {
             "ctr_source_lag": {(name,): float(left) for name, left in self.standing.lag.items()},
-            "ctr_source_gap_events": {(name,): float(events) for name, events in dict(self.gaps).items()},
+            "ctr_source_gap_events": {(name,): float(events) for name, events in self.gaps.items()},
             "ctr_event_watermark_seconds": self.event_s,
             "ctr_arrival_watermark_seconds": self.arrival_s,
             "ctr_table_rows": float(self.model.rows),
