@@ -41,9 +41,7 @@ class Learner:
         self.event_s, self.arrival_s = start.watermarks.event_s, start.watermarks.arrival_s
         self._origins = {name: at for name, at in standing.positions.items() if name not in start.offsets}
         self._known = {*start.offsets, *self._origins}
-        self.gaps = dict(start.gaps)
-        """Events of each partition that were given up, because the log had lost them."""
-        self._count_gaps(start.offsets, standing)
+        self._gaps = dict(start.gaps)
 
     @property
     def positions(self) -> Mapping[str, int]:
@@ -66,7 +64,6 @@ class Learner:
                 self._log.warning("drift", loss=self._quality.drift.mean, events=self._quality.drift.window_events)
             if len(chunk.batch):
                 self.event_s = max(self.event_s, float(np.max(chunk.batch.times_s)))
-        self._count_gaps(self.positions, standing)
         self.standing = standing
         # until the source knows better, what the store says of the positions that we began at
         self.arrival_s = max(self.arrival_s, standing.arrival_s)
@@ -76,12 +73,6 @@ class Learner:
         if self._replay is not None and self._replay.over(standing.positions):
             self._replay = None
             self._log.info("shards_level")
-
-    def _count_gaps(self, before: Mapping[str, int], standing: Standing) -> None:
-        """Take note of jumps from these positions."""
-        for name, begin in standing.skipped_to.items():
-            if begin > before.get(name, begin):
-                self.gaps[name] = self.gaps.get(name, 0) + begin - before[name]
 
     def _predicted(self, batch: Batch, partitions: Sequence[str]) -> NDArray[np.float32]:
         """Predictions from before each event; NaN where they say nothing about quality."""
@@ -99,13 +90,19 @@ class Learner:
             gone=self.model.take_gone(),
             origins=self.origins,
             marks=self.standing.marks,
-            skipped_to=self.standing.skipped_to,
+            skipped=self.standing.skipped,
         )
 
     @property
     def watermarks(self) -> Watermarks:
         """How far it has come."""
         return Watermarks(self.event_s, self.arrival_s)
+
+    @property
+    def gaps(self) -> dict[str, int]:
+        """Events of each partition that were given up since the model was made, because the log had lost them."""
+        now = {name: sum(last - first for first, last in jumps) for name, jumps in self.standing.skipped.items()}
+        return {name: self._gaps.get(name, 0) + now.get(name, 0) for name in {**self._gaps, **now}}
 
     @property
     def origins(self) -> dict[str, int]:

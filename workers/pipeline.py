@@ -60,8 +60,8 @@ class Standing:
         Nothing can come after it.
     marks : mapping of str to str
         What the source says of the log at these positions.
-    skipped_to : mapping of str to int
-        Positions before which events are lost, and given up.
+    skipped : mapping of str to sequence of (int, int)
+        Spans of offsets that are lost, and given up.
     """
 
     partitions: Sequence[str]
@@ -70,14 +70,14 @@ class Standing:
     lag: Mapping[str, int]
     finished: bool
     marks: Mapping[str, str]
-    skipped_to: Mapping[str, int]
+    skipped: Mapping[str, Sequence[tuple[int, int]]]
 
     @classmethod
     def of(cls, source: Source, lag: Mapping[str, int]) -> Standing:
         """Ask a source that is this thread's."""
         return cls(
             tuple(source.partitions), source.positions(), source.arrival_watermark_s(), lag, source.finished,
-            source.marks(), dict(source.skipped_to),
+            source.marks(), dict(source.skipped),
         )  # fmt: skip
 
 

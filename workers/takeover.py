@@ -113,7 +113,7 @@ class TakeOver:
 
     def _from_memory(self, memory: Learner) -> Learner:
         """Nothing is lost: rows in memory are ahead of all that was ever stored, and reading goes on behind them."""
-        standing, gaps = memory.standing, dict(memory.gaps)
+        standing, gaps = memory.standing, memory.gaps
         furthest = {name: (at, standing.marks.get(name, "")) for name, at in standing.positions.items()}
         self._patiently(lambda: self._source.open(standing.positions, furthest))
         memory.model.take_dirty()

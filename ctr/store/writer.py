@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -45,9 +45,9 @@ class Cut:
         Where reading of each partition began for which the store had no offset; see `ctr.store.model_writer`.
     marks : mapping of str to str
         What the source says of the log at `offsets`, to know it again.
-    skipped_to : mapping of str to int
-        Offsets to which reading has jumped, because the log had lost what comes before and that was accepted: what a
-        shard lacks there is counted as its gap.
+    skipped : mapping of str to sequence of (int, int)
+        Offsets from and to which reading has jumped, because the log had lost what lies between and that was accepted:
+        what a shard lacks of it is counted as its gap.
     """
 
     rows: RowBlock
@@ -56,7 +56,7 @@ class Cut:
     gone: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     origins: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
-    skipped_to: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
@@ -338,7 +338,7 @@ class ShardWriter:
             origins={**cut.origins, **stored.origins},
             least_rows=max(written, rows - len(cut.gone)),
             marks={**stored.marks, **_marks(cut, stored)},
-            gaps={**stored.gaps, **_gaps(cut.skipped_to, stored)},
+            gaps={**stored.gaps, **_gaps(cut, stored)},
         )
 
     def _parsed(self, flat: list[bytes]) -> Meta:
@@ -380,10 +380,13 @@ def _marks(cut: Cut, stored: Meta) -> dict[str, str]:
     }
 
 
-def _gaps(skipped_to: Mapping[str, int], stored: Meta) -> dict[str, int]:
-    """Events given up so far, of partitions where a cut goes on beyond what this shard has."""
-    places = {**stored.origins, **stored.offsets}
-    lost = {name: begin - places.get(name, begin) for name, begin in skipped_to.items()}
+def _gaps(cut: Cut, stored: Meta) -> dict[str, int]:
+    """Events given up so far, of partitions where reading jumped over what this shard does not have."""
+    places = {**cut.origins, **stored.origins, **stored.offsets}
+    lost = {
+        name: sum(max(0, last - max(first, places.get(name, first))) for first, last in jumps)
+        for name, jumps in cut.skipped.items()
+    }
     return {name: stored.gaps.get(name, 0) + events for name, events in lost.items() if events > 0}
 
 

@@ -152,13 +152,17 @@ def test_a_gap_is_what_each_shard_lacks(client, monkeypatch):
     start = resume(writer_of(client).take_over())
     assert start.furthest == {"t:0": (20, "log/2")}
     again = owner_of(client)
-    jump = {"skipped_to": {"t:0": 50}, "marks": {"t:0": "log/3"}}
+    jump = {"skipped": {"t:0": [(10, 50)]}, "marks": {"t:0": "log/3"}}
     for offset in (50, 55):  # what was given up is given up once
         again.commit(dataclasses.replace(cut(rows(1000, 160, 3), offset), **jump))
     assert [int(client.hget(keys.meta, "gap:t:0")) for keys in KEYS] == [30] * 5 + [40] * 11
     start = resume(writer_of(client).take_over())
     assert (start.level, start.offsets, start.gaps) == (True, {"t:0": 55}, {"t:0": 40})
     assert start.furthest == {"t:0": (55, "log/3")}
+    # learned up to 60, then passed by the log: what was learned is no gap
+    last = owner_of(client)
+    last.commit(dataclasses.replace(cut(rows(1000, 160, 4), 90), skipped={"t:0": [(60, 70), (75, 80)]}))
+    assert [int(client.hget(keys.meta, "gap:t:0")) for keys in KEYS] == [45] * 5 + [55] * 11
 
 
 def test_a_mark_is_that_of_its_offset(client, monkeypatch):

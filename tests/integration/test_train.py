@@ -7,7 +7,6 @@ import time
 
 import pytest
 import redis as redis_py
-from kafka import TopicPartition
 from workbench import committed, ctr, logged, market_lines, metric, read_topic, send, stored, trainer, wait_for
 
 from ctr.store import connect
@@ -254,23 +253,18 @@ def test_start_takes_a_time(kafka, redis_url, topic, spec, tmp_path):
     worker.stop()
 
 
-@pytest.mark.parametrize(("kept", "said"), [(900, "the log begins at 900"), (None, "the log ends at 0")])
-def test_a_log_that_lost_the_next_event_stops_the_trainer(kafka, redis_url, topic, spec, tmp_path, kept, said):
+def test_a_topic_made_anew_stops_the_trainer(kafka, redis_url, topic, spec, tmp_path):
     name = topic()
     send(kafka, name, market_lines(500))
     arguments = (spec(), "--kafka", kafka.bootstrap, "--topic", name, "--redis", redis_url, "--create")
     learn(trainer(tmp_path, *arguments), 500)
-    if kept:
-        send(kafka, name, market_lines(500, seed=2))
-        with kafka.admin() as admin:
-            admin.delete_records({TopicPartition(name, 0): kept})
-    else:
-        with kafka.admin() as admin:
-            admin.delete_topics([name])
-        wait_for(lambda: kafka.create_topic(name, 1))
+    with kafka.admin() as admin:
+        admin.delete_topics([name])
+    wait_for(lambda: kafka.create_topic(name, 1))
+    send(kafka, name, market_lines(700, seed=2))
     done = ctr("train", *arguments)
     assert done.returncode == ExitCode.POSITION, done.stderr
-    assert said in done.stderr.splitlines()[-1]
+    assert f"{name} was deleted and made anew" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 

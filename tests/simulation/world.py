@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
@@ -132,7 +134,9 @@ class Trainer:
             world.seen["very uneven"] += len({tuple(sorted(offsets.items())) for offsets in start.stored}) > 2
         self.positions = {name: start.offsets[name] for name in world.names if name in start.offsets}
         self.origins: dict[str, int] = {}
+        self.skipped: dict[str, list[tuple[int, int]]] = {}
         self.discover()
+        self.skip()
         self.learns = True
 
     def load(self) -> Learner:
@@ -145,11 +149,23 @@ class Trainer:
         """New partitions begin where this process happens to look first."""
         for name in self.world.names:
             if name not in self.positions:
-                self.positions[name] = self.origins[name] = self.world.first_offset()
+                # what a single shard lacks of a partition's beginning is a gap: it keeps no origin
+                begin = self.world.log_start.get(name, 0) if len(self.world.shards) > 1 else 0
+                first = max(self.world.first_offset(), begin)
+                self.positions[name] = self.origins[name] = first
+
+    def skip(self) -> None:
+        """Go on behind what the log has lost."""
+        for name, first in self.world.log_start.items():
+            if self.positions.get(name, first) < first:
+                self.world.seen["gaps"] += 1
+                self.skipped.setdefault(name, []).append((self.positions[name], first))
+                self.positions[name] = first
 
     def learn(self) -> None:
         """A few of the next events of some partition."""
         self.discover()
+        self.skip()
         left = [name for name in self.world.names if self.positions[name] < EVENTS]
         if not left:
             return
@@ -166,7 +182,11 @@ class Trainer:
         self.positions[name] = end
 
     def commit(self) -> None:
-        cut = Cut(self.learner.take_dirty(), dict(self.positions), Watermarks(), origins=dict(self.origins))
+        cut = Cut(
+            self.learner.take_dirty(), dict(self.positions), Watermarks(), origins=dict(self.origins),
+            skipped={name: tuple(jumps) for name, jumps in self.skipped.items()},
+        )  # fmt: skip
+        self.world.jumps[cut.nonce] = cut.skipped
         try:
             self.patiently(lambda: self.writer.commit(cut))
         except ServerWentBackError:
@@ -180,6 +200,27 @@ class Trainer:
         self.learns, self.ended = False, True  # also where it had not begun
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """What a shard has given up: of what its writer jumped over, all that lies beyond where the shard was before."""
+
+    lost: int = 0
+    gaps: Mapping[str, int] = field(default_factory=dict)
+    offsets: Mapping[str, int] = field(default_factory=dict)
+
+    def after(self, names, meta, jumps, below) -> Accepted:
+        lost = self.lost
+        for p, name in enumerate(names):
+            had, gap = max(self.offsets.get(name, 0), meta.origins[name]), self.gaps.get(name, 0)
+            for first, last in jumps.get(meta.nonce, {}).get(name, ()):
+                if (begin := max(first, had)) < last:
+                    lost |= below[p][last] & ~below[p][begin]
+                    gap += last - begin
+            if meta.gaps[name] != gap:
+                raise ViolationError(f"gap of {meta.gaps[name]} where {gap} events were given up")
+        return Accepted(lost, meta.gaps, meta.offsets)
+
+
 class World:
     """One run.
 
@@ -191,13 +232,13 @@ class World:
         Processes at most.
     keys : int
         Features that there are.
-    fault, crash, roll_back, sleep : float
+    fault, crash, roll_back, sleep, retention : float
         Probabilities: of a round trip to fail; of the others at any step.
     """
 
     def __init__(
         self, seed: int, *, shards: int = 3, trainers: int = 3, keys: int = 9, fault: float = 0.02,
-        crash: float = 0.002, roll_back: float = 0.001, sleep: float = 0.003,
+        crash: float = 0.002, roll_back: float = 0.001, sleep: float = 0.003, retention: float = 0.0,
     ) -> None:  # fmt: skip
         self.rng = random.Random(seed)
         self.hub = getcurrent()
@@ -208,6 +249,10 @@ class World:
         self.stored = StoredModel(spec, shards)
         self.shards = [ShardKeys(spec.model_id, shard) for shard in range(shards)]
         self.max_trainers, self.crash, self.roll_back, self.sleep = trainers, crash, roll_back, sleep
+        self.retention = retention
+        self.log_start: dict[str, int] = {}
+        self.jumps: dict[str, Mapping[str, Sequence[tuple[int, int]]]] = {}
+        self.accepted = [Accepted() for _ in range(shards)]
         self.names = ["t:0"]
         rng = np.random.default_rng(seed)
         pool = rng.choice(np.arange(65536, 65536 + 40 * shards, dtype=np.uint64), keys, replace=False)
@@ -248,7 +293,9 @@ class World:
         held = self.server.hashes[self.shards[shard].meta]
         offsets = {name: int(held.get(f"offset:{name}".encode(), 0)) for name in self.names}
         origins = {name: int(held.get(f"origin:{name}".encode(), 0)) for name in self.names}
-        return SimpleNamespace(offsets=offsets, origins=origins)
+        gaps = {name: int(held.get(f"gap:{name}".encode(), 0)) for name in self.names}
+        nonce = held[b"ver"].decode().partition("-")[2]
+        return SimpleNamespace(offsets=offsets, origins=origins, gaps=gaps, nonce=nonce)
 
     def check(self, names: set[str]) -> None:
         """The invariant, of the shards that were written."""
@@ -256,9 +303,10 @@ class World:
             if keys_of.meta not in names and keys_of.rows not in names:
                 continue
             meta, allowed = self.meta(shard), 0
+            accepted = self.accepted[shard] = self.accepted[shard].after(self.names, meta, self.jumps, self.below)
             for p, name in enumerate(self.names):
                 if meta.offsets[name] > meta.origins[name]:
-                    allowed |= self.below[p][meta.offsets[name]] & ~self.below[p][meta.origins[name]]
+                    allowed |= self.below[p][meta.offsets[name]] & ~self.below[p][meta.origins[name]] & ~accepted.lost
             rows = self.server.hashes.get(keys_of.rows, {})
             for key in self.of_shard[shard]:
                 row = int.from_bytes(rows.get(key.to_bytes(8, "little"), b""), "little")
@@ -271,12 +319,12 @@ class World:
 
     def _copy(self, shard: int):
         keys_of, server = self.shards[shard], self.server
-        return dict(server.hashes[keys_of.meta]), dict(server.hashes.get(keys_of.rows, {}))
+        return dict(server.hashes[keys_of.meta]), dict(server.hashes.get(keys_of.rows, {})), self.accepted[shard]
 
     def _roll_back(self, shard: int) -> None:
         """A fail-over: the new master never got the last commits."""
         if self.past[shard]:
-            meta, rows = self.rng.choice(self.past[shard])
+            meta, rows, self.accepted[shard] = self.rng.choice(self.past[shard])
             keys_of = self.shards[shard]
             self.server.hashes[keys_of.meta], self.server.hashes[keys_of.rows] = dict(meta), dict(rows)
             self.server.fail_over()
@@ -300,7 +348,10 @@ class World:
             rng.choice(alive).asleep_until = self.now + rng.choice((10, 100, 400))
         elif (chance := chance - self.sleep) < 0.002 and len(self.names) < PARTITIONS:
             self.names.append(f"t:{len(self.names)}")
-        elif (chance := chance - 0.002) < 0.02 and self.server.late:
+        elif (chance := chance - 0.002) < self.retention:
+            name = rng.choice(self.names)
+            self.log_start[name] = min(EVENTS, self.log_start.get(name, 0) + rng.randrange(1, 20))
+        elif (chance := chance - self.retention) < 0.02 and self.server.late:
             self.server.run_late()
         else:
             trainer = rng.choice(alive)
@@ -331,7 +382,7 @@ class World:
     def _finish(self) -> None:
         for trainer in self.trainers:
             trainer.crash()
-        self.server.fault = self.crash = self.roll_back = self.sleep = 0.0
+        self.server.fault = self.crash = self.roll_back = self.sleep = self.retention = 0.0
         self.max_trainers = 1
         for _ in range(20_000):
             self.step()

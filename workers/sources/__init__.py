@@ -50,8 +50,8 @@ class Source(Protocol):
         """Of each partition what tells at the next `open` whether the log at its position is still the same."""
 
     @property
-    def skipped_to(self) -> Mapping[str, int]:
-        """Where reading jumped to since `open`, because the log had lost what comes before and that was accepted."""
+    def skipped(self) -> Mapping[str, Sequence[tuple[int, int]]]:
+        """Where reading jumped from and to since `open`: the log had lost what lies between, and that was accepted."""
 
     def arrival_watermark_s(self) -> float:
         """All that arrived before this moment has been returned: honest for replays and for quiet nights alike."""

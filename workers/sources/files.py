@@ -229,7 +229,7 @@ class FileSource:
         return {}
 
     @property
-    def skipped_to(self) -> Mapping[str, int]:
+    def skipped(self) -> Mapping[str, Sequence[tuple[int, int]]]:
         return {}
 
     def lag(self) -> dict[str, int]:

@@ -96,7 +96,7 @@ class KafkaSource:
         self._positions: list[int] = []
         self._epochs: list[int] = []
         self._topic_id = ""
-        self._skipped_to: dict[str, int] = {}
+        self._jumps: dict[str, tuple[tuple[int, int], ...]] = {}
         self._newest_s: list[float] = []
         self._ends: dict[Any, int] = {}
         self._looked = self._looked_at_topic = 0.0
@@ -115,7 +115,7 @@ class KafkaSource:
         return f"{tp.topic}:{tp.partition}"
 
     def open(self, offsets: Mapping[str, int], furthest: Mapping[str, tuple[int, str]] | None = None) -> None:
-        furthest, self._skipped_to = furthest or {}, {}
+        furthest, self._jumps = furthest or {}, {}
         try:
             numbers = self._consumer.partitions_for_topic(self._topic)
             if not numbers:
@@ -175,7 +175,7 @@ class KafkaSource:
                 f"{name}: offset {position} is to be learned next, the log begins at {first}: retention removed "
                 f"{first - position} events that were never learned; --accept-gap goes on without them"
             )
-        self._skipped_to[name] = first
+        self._jumps[name] = (*self._jumps.get(name, ()), (position, first))
         structlog.get_logger().error("gap_accepted", partition=name, lost=first - position, begin=first)
 
     def _origins(self, first: Mapping[Any, int], ends: Mapping[Any, int]) -> Mapping[Any, int]:
@@ -362,8 +362,8 @@ class KafkaSource:
         return {name: mark for name, mark in zip(self.partitions, found, strict=True) if mark}
 
     @property
-    def skipped_to(self) -> Mapping[str, int]:
-        return self._skipped_to
+    def skipped(self) -> Mapping[str, Sequence[tuple[int, int]]]:
+        return self._jumps
 
     def arrival_watermark_s(self) -> float:
         return min(self._newest_s, default=0.0)

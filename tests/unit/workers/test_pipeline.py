@@ -67,7 +67,7 @@ class Source:
         return {"log:0": f"mark {self._position}"}
 
     @property
-    def skipped_to(self):
+    def skipped(self):
         return {}
 
     def arrival_watermark_s(self):
