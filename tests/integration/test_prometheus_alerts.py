@@ -12,8 +12,9 @@ import urllib.request
 import pytest
 from conftest import CI
 from promql import panel_queries
-from workbench import SPEC, ctr, market_lines, metric, scorer, send, trainer, wait_for
+from workbench import SPEC, ctr, logged, market_lines, metric, scorer, send, trainer, wait_for
 
+from ctr import __version__, log
 from ctr.metrics import GUARD, QUALITY, SCORER, TRAINER
 from deploy.docs.metrics import most_series
 from deploy.local.process import free_port
@@ -106,7 +107,7 @@ def watched(kafka, breakable_redis, topic, tmp_path):
 
 
 def test_breakdowns_are_told_of_and_their_end_too(watched, kafka):
-    prometheus, trains, _, redis, name = watched
+    prometheus, trains, serves, redis, name = watched
 
     # all is well: rules can be evaluated, queries of dashboards too, and there are no more series than we say
     wait_for(lambda: all(
@@ -159,5 +160,10 @@ def test_breakdowns_are_told_of_and_their_end_too(watched, kafka):
     exposed = set(prometheus.get("label/__name__/values"))
     silent = {metric.name for metric in (*TRAINER, *SCORER) if not exposed >= set(metric.exposed)}
     assert silent <= ELSEWHERE | {metric.name for metric in (*QUALITY, *GUARD)}
+    for worker, role in ((trains, "trainer"), (serves, "scorer")):
+        assert all((line["worker"], line["version"]) == (role, __version__) for line in logged(worker))
+    refused = [line for line in logged(trains) if line["event"] == "refused"]
+    assert all((line["model"], line["partition"]) == ("ads@1", f"{name}:0") for line in refused)
+    assert 0 < len(refused) <= log.BURST + 60 * log.PER_S
     for alert in (stalled, *down, letters):
         assert not re.search("no value|error", " ".join(alert["annotations"].values()))
