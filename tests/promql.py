@@ -49,11 +49,13 @@ def names_in(query):
     return {word for word in words if word.lower() not in _WORDS}
 
 
-def promtool(*arguments):
-    """Run promtool; fails with what it says."""
+def promtool(*arguments, given=None):
+    """Run promtool, with `given` as its input; fails with what it says."""
     binary = shutil.which("promtool")
     if binary is None:
         (pytest.fail if CI else pytest.skip)("no promtool: deploy/setup.sh services")
-    done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [binary, *map(str, arguments)], input=given, capture_output=True, text=True, timeout=120, check=False
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -86,6 +86,13 @@ def test_metrics_that_the_runbook_names_exist():
     assert named <= OURS | {name.removesuffix("_total") for name in OURS}
 
 
+def options_of(*path):
+    """Options of a command, as its help has them."""
+    helped = CliRunner().invoke(cli.main, [*path, "--help"])
+    assert helped.exit_code == 0, path
+    return set(re.findall(r"--[a-z-]+", helped.output))
+
+
 def test_commands_of_the_runbook_exist():
     commands = re.findall(r"`?(?<![\w/])ctr ([a-z][^`\n]*)", RUNBOOK)
     assert len(commands) > 15
@@ -94,7 +101,10 @@ def test_commands_of_the_runbook_exist():
         if words[0] == "guard" and "guard" not in cli.main.commands:
             continue  # comes with the guard's own branch
         path = [words[0], *([words[1]] if words[0] in {"models", "catalogue"} else [])]
-        helped = CliRunner().invoke(cli.main, [*path, "--help"])
-        assert helped.exit_code == 0, command
-        for option in re.findall(r"--[a-z-]+", command):
-            assert option in helped.output, command
+        assert set(re.findall(r"--[a-z-]+", command)) <= options_of(*path), command
+
+
+def test_options_that_the_runbook_names_alone_exist():
+    alone = set(re.findall(r"`(--[a-z-]+)", RUNBOOK))
+    known = options_of("train") | options_of("serve")
+    assert {"--lease", "--outage-limit"} < alone <= known | {"--to"}  # of ctr guard
