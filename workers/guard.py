@@ -94,7 +94,7 @@ class Gate:
         if not findings:
             self._guard.accept()
             return True
-        self._held = cut
+        self._held, self._due = cut, 0.0
         self._refusals.update(finding.check for finding in findings)
         self._said = {
             "state": "refusing", "refusal": cut.nonce, "since_s": repr(time.time()), "rows": str(len(cut.rows)),

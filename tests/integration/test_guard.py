@@ -143,7 +143,8 @@ def test_an_operator_may_publish_it_all_the_same(stream, redis_url, market):
         assert ctr("guard", "ads", "resume", "--redis", redis_url).returncode == 0
         append(market[2])
         learned_all(worker, client, size(*market))
-        assert learned_counts(stored(client, "ads@1")[0], 4) == touched([line for part in market for line in part], FIELDS)
+        everything = [line for part in market for line in part]
+        assert learned_counts(stored(client, "ads@1")[0], 4) == touched(everything, FIELDS)
         assert metric(worker, "ctr_guard_decisions_total", decision="resume") == 1
     again = ctr("guard", "ads", "resume", "--redis", redis_url)
     assert again.returncode == ExitCode.MODEL
@@ -154,6 +155,7 @@ def test_a_crash_while_a_cut_is_held_back_loses_nothing(stream, redis_url, marke
     worker, append = stream
     with connect(redis_url) as client:
         before = refuse(worker, append, client, market)
+        refusal(redis_url)
         worker.kill()
         worker.spawn()
         wait_for(lambda: refusing(worker))
