@@ -94,12 +94,12 @@ class Gate:
         if not findings:
             self._guard.accept()
             return True
-        self._held = cut
+        self._held, self._due = cut, 0.0
         self._refusals.update(finding.check for finding in findings)
         self._said = {
             "state": "refusing", "refusal": cut.nonce, "since_s": repr(time.time()), "rows": str(len(cut.rows)),
             "findings": json.dumps([asdict(finding) for finding in findings]), "decision": "",
-            "positions": json.dumps(dict(cut.offsets)),
+            "positions": json.dumps(dict(cut.offsets)), "memory": json.dumps(self._guard.memory()),
         }  # fmt: skip
         self._log.error(
             "cut_refused", reasons=[finding.text for finding in findings], rows=len(cut.rows),
@@ -171,10 +171,10 @@ class Gate:
         self._log.warning("discarded", from_to=left_out)
         return decision.to
 
-    def remember(self) -> None:
+    def remember(self, *, at_once: bool = False) -> None:
         """Write down what was accepted, now and then: the store has just answered."""
         now = time.monotonic()
-        if now < self._due or self.refusing:
+        if (now < self._due and not at_once) or self.refusing:
             return
         self._due = now + _REMEMBER_S
         with contextlib.suppress(StoreUnavailableError):  # next time

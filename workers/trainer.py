@@ -255,6 +255,7 @@ class Trainer:
         except ServerWentBackError as error:
             self._log.warning("server_went_back", error=str(error), next="the next start reads the log again")
         else:
+            self._gate.remember(at_once=True)
             self.release()  # a stand-by goes on at once
             if source_is_ours:
                 self._source.committed(self._committed)

@@ -40,11 +40,9 @@ class Adwin:
 
     Examples
     --------
-    >>> window = Adwin(clock=1)
-    >>> [i for i in range(100) if window.add(0.1 if i < 50 else 0.9)][0]
-    55
-    >>> window.width, round(window.mean, 3)
-    (50, 0.9)
+    >>> window = Adwin(clock=1, value_range=1.0)
+    >>> next(i for i in range(200) if window.add(0.1 if i < 100 else 0.9))
+    112
     """
 
     def __init__(self, delta: float = DELTA, *, clock: int = 8, value_range: float | None = None) -> None:
