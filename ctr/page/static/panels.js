@@ -158,12 +158,13 @@ const CHECKS = {
 BARS.push({
   id: 'guard', title: 'Guard', unit: 'measured, of what is allowed', needs: 'ctr_guard_value',
   rows: (s) => {
-    const limits = new Map(s.rows('ctr_guard_limit').map(({ labels: { check }, value }) => [check, value]));
-    return s.rows('ctr_guard_value').map(({ labels: { check }, value }) => {
+    const [values, limits] = ['value', 'limit'].map((what) => new Map(s.rows(`ctr_guard_${what}`).map((row) => [row.labels.check, row.value])));
+    return [...new Set([...Object.keys(CHECKS), ...values.keys()])].filter((check) => values.has(check) || limits.has(check)).map((check) => {
       const [name, show] = CHECKS[check] ?? [check, format.count];
-      const limit = limits.get(check);
-      const share = limit > 0 ? value / limit : Number(value > 0);
-      return { name, share, value: show(value), colour: share > 1 || (limit === 0 && value > 0) ? 'three' : 'four' };
+      const [value, limit] = [values.get(check), limits.get(check)];
+      // without a limit, or without a value yet, there is nothing to compare
+      const share = value === undefined || limit === undefined ? 0 : limit > 0 ? value / limit : Number(value > 0);
+      return { name, share, value: value === undefined ? '–' : show(value), colour: share > 1 || (limit === 0 && value > 0) ? 'three' : 'four' };
     });
   },
   facts: (s) => {
