@@ -1,4 +1,4 @@
-"""A trainer or a scorer in, its live page out: which numbers, tables and words it shows."""
+"""A worker in, its live page out: which numbers, tables and words it shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 from ctr.answers import Explanation
 from ctr.errors import CtrError, EventError
 from ctr.events.jsonlines import decoder
-from ctr.metrics import SCORER, TRAINER, Value
+from ctr.metrics import SCORER, TRAINER, Metric, Value
+from ctr.model.table import Table
 from ctr.page import Page, Subject
 from ctr.serving.asgi import HttpError, OpsApp, Request, Response, json_response
 from ctr.serving.bodies import read
@@ -30,14 +31,21 @@ _HELD_ROWS = 1 << 16
 def trainer_page(
     app: OpsApp, trainer: Trainer, numbers: Callable[[], Mapping[str, Value]], spec: Spec, redis: str
 ) -> Page:
-    """Page of `ctr train`: ``/``, and ``/page/explain``, which explains with the parameters last committed."""
+    """Page of `ctr train`."""
+    return stored_page(app, "trainer", TRAINER, numbers, spec, redis, table=lambda: trainer.table)
+
+
+def stored_page(
+    app: OpsApp, worker: str, declared: Sequence[Metric], numbers: Callable[[], Mapping[str, Value]], spec: Spec,
+    redis: str, *, table: Callable[[], Table | None] | None = None,
+) -> Page:  # fmt: skip
+    """Page of a worker that does not score: ``/page/explain`` explains with the parameters last committed."""
     committed = _Committed(redis, spec.model_id)
     app.route("POST", "/page/explain", committed.answer)
     subject = Subject(
-        name=spec.model_id, spec=lambda: spec, table=lambda: trainer.table, names=committed.names,
-        explain="page/explain",
-    )  # fmt: skip
-    return Page(app, "trainer", TRAINER, numbers, [subject])
+        name=spec.model_id, spec=lambda: spec, table=table, names=committed.names, explain="page/explain"
+    )
+    return Page(app, worker, declared, numbers, [subject])
 
 
 def scorer_page(app: ScorerApp, scorers: Sequence[Scorer]) -> Page:

@@ -59,7 +59,7 @@ def alerts(
     found = [*_health(reasons), *_services(numbers)]
     if _of(numbers, "ctr_role", "writer") == 1:
         found += _training(numbers, history, now_s)
-    found += [*_quality(numbers), *_guard(numbers, now_s), *_scoring(history)]
+    found += [*_quality(numbers), *_guard(numbers, now_s), *_scoring(numbers, history)]
     return sorted(found, key=lambda alert: alert.level)
 
 
@@ -142,7 +142,7 @@ def _guard(numbers: Mapping[str, Value], now_s: float) -> Iterator[Alert]:
                     "The mean loss of recent events differs from that before: look at quality, and at what is new.")
 
 
-def _scoring(history: History) -> Iterator[Alert]:
+def _scoring(numbers: Mapping[str, Value], history: History) -> Iterator[Alert]:
     broken = math.fsum(
         grown for labels, grown in history.grown("ctr_score_requests").items() if labels and labels[-1] == "500"
     )
@@ -157,6 +157,7 @@ def _scoring(history: History) -> Iterator[Alert]:
         labels[-1]
         for labels, count in asked.items()
         if count >= ASKED and without.get(labels, 0.0) > UNKNOWN_SHARE * count
+        and not math.isinf(_of(numbers, "ctr_staleness_seconds", labels[0]))  # a model that knows nothing yet
     ]
     if unknown:
         named = ", ".join(unknown[:4]) + (f" and {len(unknown) - 4} other fields" if len(unknown) > 4 else "")

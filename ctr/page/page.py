@@ -53,7 +53,7 @@ class Subject:
         As the metrics' label ``model`` has it.
     spec : () -> Spec
     table : () -> Table or None
-        Of which the top features are shown; read while others write.
+        Of which the top features are shown; read while others write. None itself where the worker has none.
     names : (keys) -> names
         The dictionary's words for keys, of those that it has. May wait for the store.
     explain : str
@@ -62,7 +62,7 @@ class Subject:
 
     name: str
     spec: Callable[[], Spec]
-    table: Callable[[], Table | None]
+    table: Callable[[], Table | None] | None
     names: Names
     explain: str
 
@@ -75,7 +75,7 @@ class Page:
     app : OpsApp
         Its token, where it has one, is asked for by the routes with data; the page itself is public.
     worker : str
-        ``trainer`` or ``scorer``.
+        What it is, in a word.
     declared : sequence of Metric
     read : () -> numbers
         As ``/metrics`` shows them.
@@ -153,7 +153,7 @@ class Page:
         spec = subject.spec()
         return {
             "name": subject.name, "id": spec.model_id, "type": spec.model.type, "k": spec.model.k,
-            "loss": spec.model.loss, "explain": subject.explain,
+            "loss": spec.model.loss, "explain": subject.explain, "features": subject.table is not None,
             "columns": list(dict.fromkeys(field.column for field in spec.fields if not field.derived)),
         }  # fmt: skip
 
@@ -211,7 +211,8 @@ class _Tops:
             return self._answer
 
     def _look(self) -> dict[str, Any]:
-        table, spec = self.subject.table(), self.subject.spec()
+        table = None if self.subject.table is None else self.subject.table()
+        spec = self.subject.spec()
         if table is None:
             return {"rows": 0, "weight": [], "updates": [], "example": None}
         if self._top is None or self._top.table is not table:

@@ -321,6 +321,8 @@ DECLARED = [
     Metric("ctr_guard_limit", "gauge", "", ("check",)),
     Metric("ctr_guard_refusals", "counter", "", ("reason",)),
     Metric("ctr_drift_detections", "counter", "", ("direction",)),
+    Metric("ctr_join_answers", "counter", "", ("result",)),
+    Metric("ctr_skew_fields", "counter", "", ("field",)),
 ]  # fmt: skip
 
 
@@ -394,6 +396,24 @@ def test_rates_and_quantiles_of_one_process_at_a_time(made_up, opened):
     assert found["rate"] == [None, 10, 10, 10, 10, None, 5]
     # 30 of 100 below 10 ms, 90 below 20 ms: the 50th lies a third of the way between, as histogram_quantile has it
     assert found["half"] == [None, None, None, None, pytest.approx(0.01 + 0.01 / 3), None, pytest.approx(0.005)]
+
+
+def test_what_was_served_is_judged_too(made_up, opened):
+    served = {("served", "events", "all"): 0.95}
+    counts = {("joined",): 0.0, ("expired",): 0.0}
+    skewed = {("user",): 0.0}
+    numbers = {
+        "ctr_window_events": {("served", "events", "all"): 700.0}, "ctr_normalized_entropy_ratio": served,
+        "ctr_join_answers": counts, "ctr_join_waiting": 12.0, "ctr_skew_compared": 0.0, "ctr_skew_fields": skewed,
+    }  # fmt: skip
+    page = opened(made_up(numbers, DECLARED))
+    assert page.locator("#entropy .legend b").first.inner_text() == "0.950"
+    assert page.locator("#waiting .legend").inner_text().split() == ["waiting", "12"]
+    assert "12 wait" in page.locator("#tiles").inner_text()
+    numbers["ctr_join_answers"] = {("joined",): 40.0, ("expired",): 4.0}
+    numbers["ctr_skew_compared"], numbers["ctr_skew_fields"] = 40.0, {("user",): 10.0}
+    page.locator("#skew b", has_text="25.0 %").wait_for()
+    wait_for(lambda: page.locator("#joined .facts").inner_text() == "40 joined")
 
 
 def test_a_worker_without_any_of_that(made_up, opened):

@@ -57,7 +57,7 @@ async function lookAtFeatures() {
     const model = state.model;
     const reply = await ask(`page/features?model=${encodeURIComponent(model)}`);
     if (!reply.ok || model !== state.model) return;
-    if (!reply.body.rows) featuresAt -= FEATURES_MS - 2000; // nothing yet: soon again
+    if (!reply.body.rows && state.described.features) featuresAt -= FEATURES_MS - 2000; // nothing yet: soon again
     showFeatures(by('top'), reply.body);
     scoring.offer(reply.body.example);
     if (!state.view) return;
@@ -83,6 +83,7 @@ function show() {
   panels.update(state);
   if (!drawn) requestAnimationFrame(() => setTimeout(() => performance.mark('drawn'))); // after that frame
   drawn = true;
+  by('features').hidden = !state.described.features;
   by('openapi').hidden = answer.worker !== 'scorer';
   const up = format.seconds(answer.now - answer.started);
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;

@@ -66,6 +66,23 @@ const CHARTS = [
     lines: [{ name: 'model', colour: 'one', area: true }], curves: (s) => [s.curve('ctr_rmse')],
   },
   {
+    id: 'joined', title: 'Answers', unit: 'a second', needs: 'ctr_join_answers', show: format.rate,
+    lines: [{ name: 'joined with their event', colour: 'one', area: true }, { name: 'without', colour: 'two' }],
+    curves: (s) => {
+      const [joined, all] = [s.rate('ctr_join_answers', { result: 'joined' }), s.rate('ctr_join_answers')];
+      return [joined, each(all, (value, i) => Math.max(0, value - joined[i]))];
+    },
+    facts: (s) => [`${format.count(s.number('ctr_join_answers', { result: 'joined' }))} joined`],
+  },
+  {
+    id: 'waiting', title: 'Answers that wait', unit: 'for their event', needs: 'ctr_join_waiting', show: format.count,
+    lines: [{ name: 'waiting', colour: 'four', area: true }], curves: (s) => [s.curve('ctr_join_waiting')],
+  },
+  {
+    id: 'answered', title: 'Staleness', unit: 'of the answers joined', needs: 'ctr_join_staleness_seconds', show: format.seconds,
+    lines: [{ name: 'age of the parameters', colour: 'two', area: true }], curves: (s) => [s.curve('ctr_join_staleness_seconds')],
+  },
+  {
     id: 'lag', title: 'Lag', unit: 'records or bytes left to read', needs: 'ctr_source_lag', show: format.count,
     lines: [{ name: 'left', colour: 'two', area: true }], curves: (s) => [s.curve('ctr_source_lag')],
     facts: (s) => {
@@ -146,6 +163,18 @@ const BARS = [
   },
 ];
 
+// What requests had other than the events they became.
+BARS.push({
+  id: 'skew', title: 'Skew', unit: 'requests that differ from their event, last minute', needs: 'ctr_skew_fields',
+  rows: (s) => {
+    const compared = s.grown('ctr_skew_compared')[0]?.value ?? 0;
+    return s.grown('ctr_skew_fields')
+      .map(({ labels: { field }, value }) => ({ name: field, share: value / compared, value: compared ? format.percent(value / compared) : '–', colour: value > 0 ? 'three' : 'four' }))
+      .sort((a, b) => (b.share || 0) - (a.share || 0))
+      .slice(0, 6);
+  },
+});
+
 const CHECKS = {
   finite: ['rows that are no numbers', format.count],
   norm: ['largest weight', (value) => format.count(Number(value.toPrecision(3)))],
@@ -158,12 +187,13 @@ const CHECKS = {
 BARS.push({
   id: 'guard', title: 'Guard', unit: 'measured, of what is allowed', needs: 'ctr_guard_value',
   rows: (s) => {
-    const limits = new Map(s.rows('ctr_guard_limit').map(({ labels: { check }, value }) => [check, value]));
-    return s.rows('ctr_guard_value').map(({ labels: { check }, value }) => {
+    const [values, limits] = ['value', 'limit'].map((what) => new Map(s.rows(`ctr_guard_${what}`).map((row) => [row.labels.check, row.value])));
+    return [...new Set([...Object.keys(CHECKS), ...values.keys()])].filter((check) => values.has(check) || limits.has(check)).map((check) => {
       const [name, show] = CHECKS[check] ?? [check, format.count];
-      const limit = limits.get(check);
-      const share = limit > 0 ? value / limit : Number(value > 0);
-      return { name, share, value: show(value), colour: share > 1 || (limit === 0 && value > 0) ? 'three' : 'four' };
+      const [value, limit] = [values.get(check), limits.get(check)];
+      // without a limit, or without a value yet, there is nothing to compare
+      const share = value === undefined || limit === undefined ? 0 : limit > 0 ? value / limit : Number(value > 0);
+      return { name, share, value: value === undefined ? '–' : show(value), colour: share > 1 || (limit === 0 && value > 0) ? 'three' : 'four' };
     });
   },
   facts: (s) => {
@@ -181,6 +211,7 @@ BARS.push({
 // {name, needs, value(state), note(state)}
 const TILES = [
   { name: 'Learned', needs: 'ctr_events', value: (s) => format.rate(last(s.rate('ctr_events', { result: 'learned' }))), note: (s) => `${format.count(s.number('ctr_events', { result: 'learned' }))} events` },
+  { name: 'Joined', needs: 'ctr_join_answers', value: (s) => format.rate(last(s.rate('ctr_join_answers', { result: 'joined' }))), note: (s) => `${format.count(s.number('ctr_join_waiting'))} wait` },
   { name: 'Requests', needs: 'ctr_score_requests', value: (s) => format.rate(last(s.rate('ctr_score_requests'))), note: (s) => `${format.count(s.number('ctr_score_rows'))} rows scored` },
   { name: '99 % within', needs: 'ctr_score_request_duration_seconds', value: (s) => format.seconds(last(s.quantile(0.99))), note: (s) => `half within ${format.seconds(last(s.quantile(0.5)))}` },
   { name: 'Lag', needs: 'ctr_source_lag', value: (s) => format.count(s.number('ctr_source_lag')), note: (s) => `learned up to ${format.seconds(last(age(s, 'ctr_arrival_watermark_seconds')))} ago` },

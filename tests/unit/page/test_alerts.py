@@ -96,6 +96,8 @@ def test_many_fields_are_one_line():
     numbers = {"ctr_field_features": fields, "ctr_field_features_without_row": fields}
     (alert,) = found(numbers, before, declared=SCORER)
     assert alert.what.endswith("f0, f1, f2, f3 and 2 other fields")
+    empty = {"ctr_staleness_seconds": {("ads",): math.inf}}
+    assert found(numbers | empty, before, declared=SCORER) == []
 
 
 def test_a_share_of_events_that_cannot_be_read():
