@@ -1,4 +1,4 @@
-"""Ids -> places for requests, and scores -> JSON: the kernels of `ctr.kernels.serve` with their arrays."""
+"""Ids -> places for requests, and scores -> JSON: the kernels for both, with their arrays."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ctr.kernels import build
 
 _LEAST_SLOTS = 1 << 10
+_SLACK = bytes(64)
+"""Kernels read so many bytes beyond an id."""
 
 
 class PlaceIndex:
@@ -19,7 +21,7 @@ class PlaceIndex:
     """
 
     def __init__(self) -> None:
-        kernels = build.load("serve/ids")
+        kernels = build.load("scan/ids")
         self._add, self._find = kernels.add, kernels.find
         self._table = self._empty(_LEAST_SLOTS)
         self._used = 0
@@ -47,7 +49,7 @@ class PlaceIndex:
     def _fill(self, table: tuple[NDArray[np.uint64], NDArray[np.int64]], places: Mapping[str, int]) -> None:
         raw = [identity.encode() for identity in places]
         ends = np.cumsum([len(identity) for identity in raw], dtype=np.int64)
-        data = np.frombuffer(bytearray(b"".join(raw)), np.uint8)
+        data = np.frombuffer(b"".join(raw) + _SLACK, np.uint8)
         self._add(data, ends, np.fromiter(places.values(), np.int64, len(places)), *table)
 
     def find(self, body: bytes, at: int = 0) -> NDArray[np.int64] | None:
@@ -60,7 +62,7 @@ class PlaceIndex:
             Where in it the list begins; what follows it is not looked at.
         """
         out = np.empty(body.count(b'"', at) // 2, np.int64)
-        n = self._find(np.frombuffer(body, np.uint8), at, *self._table, out)
+        n = self._find(np.frombuffer(body + _SLACK, np.uint8), at, *self._table, out)
         return out[:n] if n >= 0 else None
 
 

@@ -432,10 +432,10 @@ def test_the_short_way_answers_only_from_what_is_known():
     cache.follow()
     row = {"user": 1, "ad": 2}
     batch = batch_of(row)
-    assert cache.predict_known(batch.keys, 1e9) is None
+    assert cache.predict_known(batch.keys, 1, 1e9) is None
     assert cache.counts["hits"] == 0
     cache.fill(batch)
-    np.testing.assert_allclose(cache.predict_known(batch.keys, 1e9), trainer.predict(row), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(cache.predict_known(batch.keys, 1, 1e9), trainer.predict(row), rtol=0, atol=1e-6)
     assert cache.counts["hits"] == 2
     assert cache.by_field.tolist() == [[1, 1], [0, 0]]
 
