@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import redis as redis_py  # noqa: E402  the repository's own, wherever this is run
 from kafka import KafkaConsumer, TopicPartition  # noqa: E402
 from redis_servers import Masters  # noqa: E402
-from workbench import FIELDS, SPEC, exit_code, learned_counts, logged, stored, touched, trainer  # noqa: E402
+from workbench import FIELDS, SPEC, exit_code, learned_counts, logged, metric, stored, touched, trainer  # noqa: E402
 
 from ctr import spec as specification  # noqa: E402
 from ctr.errors import CtrError  # noqa: E402
@@ -52,6 +52,8 @@ from workers.sinks import KafkaSink  # noqa: E402
 
 TOPIC = "events"
 MODEL = "ads@1"
+PATIENT = 0.8
+"""Share of what happens that waits for a trainer that learns."""
 SAID = ("recovered", "fenced", "lease_taken", "server_went_back", "store_lost", "retrying")
 """Log lines of trainers that are counted."""
 EXPECTED_ENDS = {ExitCode.OK, ExitCode.UNAVAILABLE}
@@ -168,6 +170,8 @@ class Chaos:
         """Something happens, again and again; then nothing more, and all is learned."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
+            if self._rng.random() < PATIENT:
+                self._wait_for_a_writer(until)
             self._rng.choice([
                 *[self._kill_trainer] * 6, *[self._pause_trainer] * 3, *[self._kill_connections] * 6,
                 self._stop_trainer, self._kill_both, self._kill_redis, self._restart_redis, self._pause_redis,
@@ -176,6 +180,19 @@ class Chaos:
             time.sleep(self._rng.uniform(0.2, 2.0))
             self._start_what_ended()
         self.stream.end()
+
+    def _wait_for_a_writer(self, until: float) -> None:
+        """Until one of the trainers learns: a kill while both of them load their kernels harms nobody."""
+        while time.monotonic() < until and not any(map(self._writes, self.trainers)):
+            self._start_what_ended()
+            time.sleep(0.1)
+
+    @staticmethod
+    def _writes(worker: Service) -> bool:
+        try:
+            return worker.alive() and metric(worker, "ctr_role", role="writer") == 1.0
+        except OSError:
+            return False
 
     def _start_what_ended(self) -> None:
         for worker in self.trainers:

@@ -91,7 +91,12 @@ def test_a_broker_that_restarts_or_is_killed_and_a_partition_that_is_born(breaka
                 send(cluster, name, market_lines(40_000, seed=seed))
                 wait_for(lambda seed=seed: learned() > 40_000 * seed, every_s=0.001)
                 end()
+                wait_for(lambda: metric(worker, "ctr_source_up") == 0.0)
+                old = metric(worker, "ctr_arrival_watermark_seconds")
+                time.sleep(1.5)
+                assert metric(worker, "ctr_arrival_watermark_seconds") == old, "unknown is not up to date"
                 breakable_kafka.start()
+                wait_for(lambda: metric(worker, "ctr_source_up") == 1.0)
                 send(cluster, name, market_lines(300, seed=10 + seed))
             with cluster.admin() as admin:
                 admin.create_partitions({name: 3})
@@ -238,6 +243,7 @@ def test_a_gap_is_accepted_on_purpose_alone_and_counted(kafka, redis_url, topic,
     assert counts == touched(lines[:500] + lines[900:], FIELDS)
 
 
+@pytest.mark.slow  # in every build by a source that plays it: tests/unit/workers/test_pipeline.py
 def test_a_broker_that_stays_away_ends_the_trainer_when_the_limit_is_reached(
     breakable_kafka, redis_url, spec, tmp_path
 ):

@@ -186,26 +186,6 @@ def test_redis_away_is_waited_for_and_nothing_is_lost(kafka, breakable_redis, to
     assert "retrying" in {line["event"] for line in logged(worker)}
 
 
-def test_a_broker_that_goes_away_is_said_and_waited_for(breakable_kafka, redis_url, spec, tmp_path):
-    cluster = breakable_kafka.cluster
-    name = "broker-away"
-    cluster.create_topic(name, 1)
-    send(cluster, name, market_lines(300))
-    worker = trainer(tmp_path, spec(), "--kafka", cluster.bootstrap, "--topic", name, "--redis", redis_url, "--create")
-    worker.start()
-    caught_up(worker, 300)
-    breakable_kafka.kill()
-    wait_for(lambda: metric(worker, "ctr_source_up") == 0.0, within_s=30)
-    old = metric(worker, "ctr_arrival_watermark_seconds")
-    time.sleep(1.5)
-    assert metric(worker, "ctr_arrival_watermark_seconds") == old, "unknown is not up to date"
-    breakable_kafka.start()
-    send(cluster, name, market_lines(300, seed=2))
-    caught_up(worker, 600)
-    assert metric(worker, "ctr_source_up") == 1.0
-    worker.stop()
-
-
 def test_start_decides_for_a_new_model_and_is_ignored_afterwards(kafka, redis_url, topic, spec, tmp_path):
     name = topic()
     send(kafka, name, market_lines(100))
