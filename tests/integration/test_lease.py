@@ -65,13 +65,19 @@ def test_a_loop_that_hangs_loses_it(client, leases):
     turns = [True]
     assert mine.hold()
     heart = Heartbeat(mine, lambda: turns[0])
+    assert not heart.held
     heart.start()
     time.sleep(1.5)
     assert not other.hold(), "renewed while the loop turned"
+    assert heart.held
     turns[0] = False
     wait_for(other.hold, within_s=2)
+    assert not heart.held, "nobody may believe to hold what another has"
     turns[0] = True
     assert not heart.look()
+    assert not heart.held
     client.delete(KEY)  # a server that came back empty
     assert heart.look()
+    assert heart.held
     heart.stop()
+    assert not heart.held
