@@ -197,7 +197,7 @@ class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     enabled: bool = True
     min_events: Annotated[int, msgspec.Meta(ge=1000, le=10**9)] = 20_000
     """Quality is not judged before so many events were learned: a new model is bad without being broken."""
-    max_entropy_rise: Annotated[float, msgspec.Meta(gt=0)] = 0.05
+    max_entropy_rise: Annotated[float, msgspec.Meta(gt=0)] = 0.03
     """Of the last events' normalised entropy above that of those before them."""
     max_normalized_entropy: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Of the last events, whatever it was before; no bound where not given."""
