@@ -25,8 +25,6 @@ ASKED = 200
 """Features of a field, or events, that a share is judged by, at least."""
 JUDGED = 10_000
 """Events in the window before quality is judged."""
-DRIFT_S = 600.0
-"""For how long a change of the stream is news."""
 CALIBRATED = (0.8, 1.25)
 _WINDOWS = (("trainer", "events", ALL), ("served", "events", ALL))
 
@@ -59,7 +57,7 @@ def alerts(
     found = [*_health(reasons), *_services(numbers)]
     if _of(numbers, "ctr_role", "writer") == 1:
         found += _training(numbers, history, now_s)
-    found += [*_quality(numbers), *_guard(numbers, now_s), *_scoring(numbers, history)]
+    found += [*_quality(numbers), *_guard(numbers, history, now_s), *_scoring(numbers, history)]
     return sorted(found, key=lambda alert: alert.level)
 
 
@@ -131,15 +129,16 @@ def _judged(numbers: Mapping[str, Value], name: str) -> float:
     return next((value[labels] for labels in _WINDOWS if labels in value), math.nan)
 
 
-def _guard(numbers: Mapping[str, Value], now_s: float) -> Iterator[Alert]:
+def _guard(numbers: Mapping[str, Value], history: History, now_s: float) -> Iterator[Alert]:
     if _of(numbers, "ctr_guard_refusing") == 1:
         yield Alert("bad", "The guard holds a cut back: nothing is published",
                     "Scorers keep the last good parameters, learning has stopped. `ctr guard` shows why and takes "
                     "your decision.")
-    ago_s = now_s - _of(numbers, "ctr_drift_last_seconds")
-    if ago_s < DRIFT_S:
-        yield Alert("warning", f"The stream changed {_seconds(ago_s)} ago",
-                    "The mean loss of recent events differs from that before: look at quality, and at what is new.")
+    if times := history.risen("ctr_drift_detections", direction="up"):
+        last_s = now_s - _of(numbers, "ctr_drift_last_seconds")
+        yield Alert("warning", f"The stream changed for the worse, {times:.0f} x in the last minutes",
+                    f"Recent events are predicted worse than those before, found last {_seconds(last_s)} ago: look at "
+                    "quality, and at what is new.")
 
 
 def _scoring(numbers: Mapping[str, Value], history: History) -> Iterator[Alert]:

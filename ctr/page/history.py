@@ -42,7 +42,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "ctr_base_rate_ratio": ("view", "window"),
     "ctr_rmse": ("view", "window"),
     "ctr_guard_refusing": (),
-    "ctr_drift_detections": (),
+    "ctr_drift_detections": ("direction",),
     "ctr_join_answers": ("result",),
     "ctr_join_waiting": (),
     "ctr_join_staleness_seconds": (),
@@ -129,6 +129,12 @@ class History:
                 for name, labels in names
             ],
         }
+
+    def risen(self, name: str, **labels: str) -> float:
+        """How much a counter of `KEPT` has grown over all samples, those with these labels; 0 for what began anew."""
+        key = name, tuple(labels.items())
+        values = [sample[key] for _, sample in self._points if key in sample]
+        return max(0.0, values[-1] - values[0]) if values else 0.0
 
     @property
     def seconds(self) -> float:

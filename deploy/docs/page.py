@@ -67,6 +67,7 @@ def _opened(chromium: Browser, address: str, *, width: int, scheme: str, scale: 
 def _score(page: Page) -> None:
     page.get_by_role("button", name="Score").click()
     page.locator("#prediction").wait_for()
+    page.evaluate("scrollTo(0, 0)")
 
 
 def _take(page: Page, name: str, *, until: str | None = None) -> None:

@@ -140,7 +140,7 @@ export class Chart {
       const pad = (high - low) * 0.12 || Math.abs(high) * 0.01 || 0.01;
       [low, high] = [low - pad, high + pad];
     }
-    const { found, step } = ticks(low, high, 3);
+    const { found, step } = ticks(low, high, this.zero ? 3 : 4);
     if (this.zero && found[found.length - 1] < high) high = Math.max(high, found[found.length - 1] + step * 0.25);
     const y = (value) => MARGIN.top + inner.h - ((value - low) / (high - low)) * inner.h;
     this.scale = { x, y };

@@ -54,7 +54,6 @@ def test_nothing_on_a_good_day():
     ({"ctr_normalized_entropy_ratio": 1.01}, "bad", "no better than the base rate"),
     ({"ctr_calibration_ratio": 1.5}, "warning", "1.50 times the clicks"),
     ({"ctr_guard_refusing": 1.0}, "bad", "guard"),
-    ({"ctr_drift_last_seconds": NOW_S - 300.0}, "warning", "changed 5 min ago"),
 ])  # fmt: skip
 def test_each_trouble_of_a_trainer(changed, level, words):
     (alert,) = found(TRAINING | changed, TRAINING)
@@ -69,6 +68,18 @@ def test_quality_is_that_of_all_events():
     declared = [Metric(name, "gauge", "", ("view", "window", "slice")) for name in names]
     (alert,) = found(dict(zip(names, values, strict=True)), declared=declared)
     assert "(normalised entropy 1.020)" in alert.what
+
+
+def test_a_change_for_the_worse_is_news_one_for_the_better_is_not():
+    declared = [Metric("ctr_drift_detections", "counter", "", ("direction",))]
+    before, better, worse = (
+        {"ctr_drift_detections": {("up",): up, ("down",): down}, "ctr_drift_last_seconds": NOW_S - 30.0}
+        for up, down in ((1.0, 1.0), (1.0, 4.0), (3.0, 4.0))
+    )
+    assert found(before, declared=declared) == found(better, before, declared=declared) == []
+    (alert,) = found(worse, before, declared=declared)
+    assert "for the worse, 2 x" in alert.what
+    assert "last 30 s ago" in alert.meaning
 
 
 def test_a_standby_need_not_commit_nor_be_up_to_date():
