@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,10 +124,12 @@ class AnswerLog:
     place : Place
     share : float
         Probability with which a request is kept, with all its rows.
+    login : mapping of str to object, optional
+        Of a topic's Kafka: see `workers.kafka_login`.
     """
 
-    def __init__(self, place: Place, share: float) -> None:
-        self._place, self._share = place, share
+    def __init__(self, place: Place, share: float, login: Mapping[str, Any] | None = None) -> None:
+        self._place, self._share, self._login = place, share, login
         self._sink: _Sink | None = None if place.path is None else _FileSink(place.path)
         self._lock = threading.Lock()
         self._waiting: list[tuple[Spec, bytes, Response, float]] = []
@@ -176,7 +178,7 @@ class AnswerLog:
                 bootstrap, topic = self._place.bootstrap, self._place.topic
                 assert bootstrap is not None, "a file has its sink from the start"
                 assert topic is not None, "as above"
-                self._sink = KafkaSink(bootstrap, topic)
+                self._sink = KafkaSink(bootstrap, topic, login=self._login)
             self._sink.send(lines)
             self._sink.flush()
         except (SourceUnavailableError, OSError) as error:

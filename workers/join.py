@@ -26,6 +26,7 @@ from ctr.serving.asgi import OpsApp
 from ctr.serving.server import BackgroundServer, open_socket
 from ctr.spec import Spec
 from ctr.store import connect, read_model
+from workers import kafka_login
 from workers.answers import Answered, Place, identity_of
 from workers.lifecycle import ExitCode, Shutdown
 from workers.skew import Skew, compare_keys
@@ -49,6 +50,7 @@ class JoinSettings:
     kafka: str | None = None
     topic: str | None = None
     path: Path | None = None
+    kafka_config: Path | None = None
     follow: bool = False
     start: str = "latest"
     listen: str | None = None
@@ -235,7 +237,8 @@ def _open(kafka: str | None, topic: str | None, path: Path | None, settings: Joi
     if kafka is not None:
         if topic is None:
             raise SettingError("--topic", None, "is required with --kafka")
-        return KafkaSource(kafka, topic, group=f"ctr-join-{what}", start=settings.start)
+        return KafkaSource(kafka, topic, group=f"ctr-join-{what}", start=settings.start,
+                           login=kafka_login.read(settings.kafka_config))  # fmt: skip
     if path is None:
         raise SettingError("--from", None, "one of --from PATH or --kafka HOST:PORT --topic NAME is required")
     return FileSource(path, follow=settings.follow, max_line_bytes=1 << 20)

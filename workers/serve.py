@@ -15,6 +15,7 @@ from ctr.serving.http import ScorerApp
 from ctr.serving.limits import Limits
 from ctr.serving.scorer import Scorer
 from ctr.serving.server import address_of, open_socket, run
+from workers import kafka_login
 from workers.answers import AnswerLog, Place
 from workers.lifecycle import ExitCode, Shutdown, retry
 from workers.page import scorer_page
@@ -40,6 +41,7 @@ class ServeSettings:
     token: str | None = field(default=None, repr=False)
     answers: str | None = None
     answers_share: float = 0.01
+    kafka_config: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -91,7 +93,9 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
         shutdown.install()
     stopping = shutdown
     logger = log.get(worker="scorer", models=list(settings.models))
-    answers = None if settings.answers is None else AnswerLog(Place.read(settings.answers), settings.answers_share)
+    answers = None if settings.answers is None else AnswerLog(
+        Place.read(settings.answers), settings.answers_share, kafka_login.read(settings.kafka_config)
+    )  # fmt: skip
 
     def failed(error: CtrError, pause: float) -> None:
         logger.warning("waiting for the store", error=str(error), next_try_s=round(pause, 1))

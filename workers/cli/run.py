@@ -116,6 +116,7 @@ def train(**options: Any) -> None:
               "`authorization: Bearer TOKEN`; or CTR_TOKEN in the environment. Probes need none.")  # fmt: skip
 @click.option("--token", envvar="CTR_TOKEN", hidden=True)  # from the environment alone: a command line is seen by ps
 @answers_option("Keep a sample of what was answered, for `ctr join`: ", required=False)
+@kafka_config_option
 @click.option("--answers-share", type=Finite(0, 1), default=0.01, show_default=True,
               help="With --answers: share of the requests that are kept, with all their rows.")  # fmt: skip
 def serve(model: str | None, models: tuple[str, ...], **options: Any) -> None:
@@ -154,6 +155,7 @@ _LIMITS = (
 @answers_option("What scorers answered: ", required=True)
 @click.option("--kafka", envvar="CTR_KAFKA", metavar="HOST:PORT[,...]", show_envvar=True, help="Events of a topic.")
 @click.option("--topic", envvar="CTR_TOPIC", show_envvar=True, help="Kafka topic of the events.")
+@kafka_config_option
 @click.option("--from", "path", type=click.Path(path_type=Path), help="Events of a file, or of a directory's files.")
 @click.option("--follow", is_flag=True, help="Of files: wait for more instead of ending at the end.")
 @click.option("--start", default="latest", show_default=True, metavar="earliest|latest|TIME", help="Where in Kafka.")
