@@ -23,7 +23,6 @@ from ctr.errors import EventError, SettingError, SourceUnavailableError
 from ctr.events.envelope import Record, lookup
 from ctr.serving.asgi import Response
 from ctr.spec import Spec
-from workers.sinks import KafkaSink
 
 QUEUE = 1000
 """Requests that wait at most; each holds its body."""
@@ -178,6 +177,8 @@ class AnswerLog:
                 bootstrap, topic = self._place.bootstrap, self._place.topic
                 assert bootstrap is not None, "a file has its sink from the start"
                 assert topic is not None, "as above"
+                from workers.sinks import KafkaSink  # noqa: PLC0415  kafka-python takes 0.3 s: only where needed
+
                 self._sink = KafkaSink(bootstrap, topic, login=self._login)
             self._sink.send(lines)
             self._sink.flush()

@@ -15,7 +15,6 @@ from ctr.serving.http import ScorerApp
 from ctr.serving.limits import Limits
 from ctr.serving.scorer import Scorer
 from ctr.serving.server import address_of, open_socket, run
-from workers import kafka_login
 from workers.answers import AnswerLog, Place
 from workers.lifecycle import ExitCode, Shutdown, retry
 from workers.page import scorer_page
@@ -93,9 +92,7 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
         shutdown.install()
     stopping = shutdown
     logger = log.get(worker="scorer", models=list(settings.models))
-    answers = None if settings.answers is None else AnswerLog(
-        Place.read(settings.answers), settings.answers_share, kafka_login.read(settings.kafka_config)
-    )  # fmt: skip
+    answers = None if settings.answers is None else _answer_log(settings, settings.answers)
 
     def failed(error: CtrError, pause: float) -> None:
         logger.warning("waiting for the store", error=str(error), next_try_s=round(pause, 1))
@@ -153,3 +150,12 @@ def serve(settings: ServeSettings, shutdown: Shutdown | None = None) -> int:
                 scorer.close()
         logger.info("stopped")
     return ExitCode.OK
+
+
+def _answer_log(settings: ServeSettings, place: str) -> AnswerLog:
+    login = None
+    if settings.kafka_config is not None:
+        from workers import kafka_login  # noqa: PLC0415  kafka-python takes 0.3 s: only where needed
+
+        login = kafka_login.read(settings.kafka_config)
+    return AnswerLog(Place.read(place), settings.answers_share, login)
