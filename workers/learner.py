@@ -41,6 +41,8 @@ class Learner:
         self.event_s, self.arrival_s = start.watermarks.event_s, start.watermarks.arrival_s
         self._origins = {name: at for name, at in standing.positions.items() if name not in start.offsets}
         self._known = {*start.offsets, *self._origins}
+        self.left_out: Mapping[str, tuple[int, int]] = {}
+        """Stretches of the log that an operator has discarded: the store has not got them, and will not."""
 
     @property
     def positions(self) -> Mapping[str, int]:

@@ -92,7 +92,7 @@ class Guard:
             REFERENCE_EVENTS if self.armed else np.inf, bound if bound is not None and self.armed else np.inf,
             self._ring, self._state, self._base, self._scratch, self._found, self._told,
         )  # fmt: skip
-        self._events += len(losses)
+        self._events += int(np.count_nonzero(losses == losses))  # noqa: PLR0124  NaN is not
 
     def judge(self, rows: RowBlock) -> tuple[Finding, ...]:
         """What speaks against publishing these rows and the events since the last `accept`; nothing where all is well.
