@@ -21,7 +21,7 @@ SLICES = 1 + 4 * (VALUES + 1)
 
 def batch(n, seed):
     rng = np.random.default_rng(seed)
-    keys = rng.integers(100, 100_000, (n, 5)).astype(np.uint64)
+    keys = (rng.integers(0, 500, (n, 5)) + 1000 * (1 + np.arange(5))).astype(np.uint64)
     return Batch(
         keys.ravel(), np.ones(5 * n, np.float32), np.tile(np.arange(5, dtype=np.uint8), n), 5 * np.arange(n + 1),
         (rng.random(n) < 0.2).astype(np.float32), np.ones(n, np.float32), np.zeros(n), np.zeros(n, np.int32),
