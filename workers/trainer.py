@@ -197,6 +197,7 @@ class Trainer:
             self._log.warning("server_went_back", error=str(error))
             self._recover()
             return
+        self._gate.let_go()
         self._is_ready = False
         if not self._stand_by_when_fenced:
             raise error
