@@ -78,7 +78,7 @@ class Gate:
         ------
         StoreUnavailableError
         """
-        self._held, self._said = None, {}
+        self.let_go()
         self._guard.forget()
         stored = self._record.read()
         with contextlib.suppress(ValueError, KeyError, TypeError):  # of another version: then there is no memory
@@ -87,6 +87,10 @@ class Gate:
             self._discarded = list(json.loads(stored["discarded"]))
         if stored.get("state") == "refusing":
             self._record.write({"state": "watching"})
+
+    def let_go(self) -> None:
+        """Another writer has the model: what is held back here is no longer anyone's to decide."""
+        self._held, self._said = None, {}
 
     def passes(self, cut: Cut) -> bool:
         """Whether this cut may be sent; else it is kept here."""

@@ -42,6 +42,8 @@ class Learner:
         self._origins = {name: at for name, at in standing.positions.items() if name not in start.offsets}
         self._known = {*start.offsets, *self._origins}
         self._gaps = dict(start.gaps)
+        self.left_out: Mapping[str, tuple[int, int]] = {}
+        """Stretches of the log that an operator has discarded: the store has not got them, and will not."""
 
     @property
     def positions(self) -> Mapping[str, int]:

@@ -90,7 +90,9 @@ class TakeOver:
         if ahead != seen.offsets:
             self._patiently(lambda: self._source.open(ahead, start.furthest))
         model = None if warm is None else self._patiently(lambda: warm.hand_over(self._writer.versions))
-        return self._learner(model or self._loaded(), start, warm=model is not None)
+        learner = self._learner(model or self._loaded(), start, warm=model is not None)
+        learner.left_out = {name: (at, ahead[name]) for name, at in start.offsets.items() if ahead[name] > at}
+        return learner
 
     def _loaded(self) -> Model:
         model = Model(self._spec)

@@ -196,6 +196,7 @@ class Trainer:
             self._recover()
             return
         self._counts["fenced"] += 1
+        self._gate.let_go()
         self._is_ready = False
         if not self._stand_by_when_fenced:
             raise error

@@ -1,11 +1,13 @@
 """Predictions and packed rows go in, what speaks against publishing them comes out: a commit is a publication.
 
-Four checks. *finite*: no row may hold what is no finite number. *norm*: no row's weights may be so much larger than any
-that were published before. *entropy*: the normalised entropy of the last events must not have risen above that of those
-before them, nor be above a bound. *calibration*: nor may the ratio of predictions and labels have moved. Quality is
-judged by events that were predicted before they were learned, over the last 256, 1,024 and 4,096 at each 256th, and a
-figure counts where it is beyond its limit by more than chance (`ctr.kernels.quality.judge`). Normalised entropy is
-compared rather than logloss because it hardly changes when the click rate does.
+*finite*: no row may hold what is no finite number. *norm*: no row's weights may be so much larger than any that were
+published before. *entropy_rise*: the normalised entropy of the last events must not have risen above that of those
+before them; *normalized_entropy*: nor be above a bound. *calibration*: nor may the ratio of predictions and labels have
+moved away from 1.
+
+Quality is judged by events that were predicted before they were learned, over the last 256, 1,024 and 4,096 at each
+256th, and a figure counts where it is beyond its limit by more than chance (`ctr.kernels.quality.judge`). Normalised
+entropy is compared rather than logloss because it hardly changes when the click rate does.
 
 Poison that comes slowly becomes what later events are compared with: that is what `max_normalized_entropy` is for.
 """
@@ -92,7 +94,7 @@ class Guard:
             REFERENCE_EVENTS if self.armed else np.inf, bound if bound is not None and self.armed else np.inf,
             self._ring, self._state, self._base, self._scratch, self._found, self._told,
         )  # fmt: skip
-        self._events += len(losses)
+        self._events += int(np.count_nonzero(losses == losses))  # noqa: PLR0124  NaN is not
 
     def judge(self, rows: RowBlock) -> tuple[Finding, ...]:
         """What speaks against publishing these rows and the events since the last `accept`; nothing where all is well.

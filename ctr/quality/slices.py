@@ -19,6 +19,8 @@ from ctr.kernels import build
 ELECTION_EVENTS = 10_000
 ALL = "all"
 """Name of slot 0."""
+_NAMING_EVENTS = 100_000
+"""After so many events nobody looks for the name of a value any more: it is told by its key."""
 _LABEL = 80
 """Characters of a label at most."""
 
@@ -40,7 +42,7 @@ class Slices:
         self._elected = np.zeros((len(fields), values), np.uint64)
         self._first = 1 + np.arange(len(fields), dtype=np.int64) * (values + 1)
         self._votes: list[Counter[int]] = [Counter() for _ in fields]
-        self._seen = 0
+        self._seen = self._searched = 0
         self._labels: dict[int, str] = {}
         self._place = build.load("quality/sums").place
         self.unnamed: dict[int, int] = {}
@@ -88,11 +90,18 @@ class Slices:
     def unnamed_in(self, batch: Batch) -> Sequence[int]:
         """Events of a batch, one for each key that has no name yet, as far as it is there."""
         events = []
+        self._searched += len(batch)
+        if self._searched > _NAMING_EVENTS:
+            self._labels.update({slot: f"{self._field_of(slot)}=#{key:016x}" for key, slot in self.unnamed.items()})
+            self.unnamed.clear()
         for key in self.unnamed:
             entries = np.flatnonzero(batch.keys == np.uint64(key))
             if len(entries):
                 events.append(int(np.searchsorted(batch.start, entries[0], side="right")) - 1)
         return events
+
+    def _field_of(self, slot: int) -> str:
+        return self._names[(slot - 1) // (self._values + 1)]
 
     def labels(self) -> dict[str, int]:
         """Name -> slot, of those that can be told by now."""

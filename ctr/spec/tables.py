@@ -202,7 +202,7 @@ class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_normalized_entropy: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Of the last events, whatever it was before; no bound where not given."""
     max_calibration_factor: Annotated[float, msgspec.Meta(gt=1)] = 3.0
-    """By which predictions over labels of the last events may differ from those before them, either way."""
+    """By which predictions over labels of the last events may differ, either way, from 1 and from those before them."""
     max_norm_factor: Annotated[float, msgspec.Meta(gt=1)] = 10.0
     """By which a row's norm may exceed the largest one published before."""
 

@@ -25,8 +25,8 @@ RING = RECENT + REFERENCE
 AT, CLOSED = range(2)
 """State: the open block's place in the ring, and how many were closed."""
 RISE, ENTROPY, CALIBRATION, N_FOUND = 0, 1, 2, 3
-"""Found: how much the normalised entropy rose, what it was, by which factor calibration moved; 0 where that may be
-chance."""
+"""Found: how much the normalised entropy rose, what it was, by which factor calibration moved away from 1; 0 where
+that may be chance."""
 LATEST, BEFORE, N_TOLD = 0, 1, 2
 """Told: normalised entropy of the last 16 blocks, and of the reference."""
 LEAST_CLASS = 30
@@ -90,7 +90,9 @@ def compare(s: Any, r: Any, squared: Any, judged: Any, bound: Any, found: Any) -
         found[RISE] = max(found[RISE], ne - ne_r)
     if squared or s[PREDICTIONS] <= 0 or r[PREDICTIONS] <= 0:
         return
-    moved = abs(math.log(s[PREDICTIONS] / s[LABELS]) - math.log(r[PREDICTIONS] / r[LABELS]))
+    off = math.log(s[PREDICTIONS] / s[LABELS])
+    # coming from far off, as a new model does, it may move to what is right
+    moved = min(abs(off), abs(off - math.log(r[PREDICTIONS] / r[LABELS])))
     # of a rare class the count is what chance moves; its standard error relative to itself is 1 / sqrt
     least = min(s[LABELS], s[WEIGHT] - s[LABELS]) * s[WEIGHT] / s[SQUARED_WEIGHT]
     if moved > CERTAIN / math.sqrt(least):

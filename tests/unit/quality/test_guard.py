@@ -79,6 +79,18 @@ def test_a_new_model_is_bad_without_being_broken():
     assert made.armed
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.2])
+def test_a_start_from_a_wrong_base_rate_is_healthy(rate):
+    made, n = guard(), 100_000
+    p, y = clicks(n, rate=rate)
+    far = math.log((1 - rate) / rate) * np.exp(-np.arange(n) / 4000)  # from 50 % on, as the bias learns
+    p = (1 / (1 + np.exp(-(np.log(p / (1 - p)) + far)))).astype(np.float32)
+    for begin in range(0, n, 500):
+        observe(made, p[begin : begin + 500], y[begin : begin + 500])
+        assert checks(made) == []
+        made.accept()
+
+
 @pytest.mark.parametrize("level", [0.6, 1.6])
 def test_a_click_rate_that_moves_is_no_poison(level):
     made = guard()

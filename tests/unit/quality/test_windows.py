@@ -211,6 +211,17 @@ def test_slices_are_the_values_that_occur_most_and_the_rest():
     )
 
 
+def test_a_value_that_nobody_names_is_told_by_its_key():
+    _, p, y, keys = sliced_stream(ELECTION_EVENTS)
+    windows = Windows(SLICED, 1000)
+    windows.add(batch(y, keys=keys), p)
+    windows.slices.name({feature_key("ad", "1"): "ad=1"})
+    later = batch(y, keys=np.ones_like(keys))
+    for _ in range(11):
+        assert list(windows.slices.unnamed_in(later)) == []
+    assert set(windows.slices.labels()) == {"all", "ad=1", f"ad=#{feature_key('ad', '2'):016x}", "ad=*"}
+
+
 def test_an_event_of_several_values_belongs_to_the_first_elected_one():
     keys = np.array([5, 9, 7, 8], np.uint64)
     windows = Windows(SLICED, 1000)

@@ -146,6 +146,9 @@ WRONG = [
     (FULL.replace('id = "uid"', 'id = "x"'), "event.id", "x", ["click, at"]),
     (FULL.replace('missing = "feature"', "multi = true"), "fields.multi", True, ["one value a field"]),
     (FULL.replace('"uid"]', '"w"]'), "event.columns", ("click", "at", "w", "u", "p", "w"), ["name of its own"]),
+    (MINIMAL + "[quality]\nslices = ['user', 'site']", "quality.slices[1]", "site", ["the name of a field: user"]),
+    (MINIMAL + "[quality]\nslices = ['user', 'user']", "quality.slices[1]", "user", ["each field once"]),
+    (MINIMAL + "[guard]\nmax_calibration_factor = 1", "guard.max_calibration_factor", 1, ["> 1"]),
     ("name = 'a'\nevent = {format = 'avazu'}\nfields = [{name = 'C1'}]", "event.label", "label", ["click", "hour"]),
 ]  # fmt: skip
 
