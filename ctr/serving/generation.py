@@ -270,6 +270,8 @@ class Generation:
             return f"{self.model_id}: answers are from the rows read last: {self.error}"
         if self.catalogue.error is not None:
             return f"{self.model_id}: ads are those read last: {self.catalogue.error}"
+        if math.isinf(staleness_s):
+            return f"{self.model_id}: nothing that was learned is committed yet"
         if staleness_s > limit_s:
             return f"{self.model_id}: staleness is {staleness_s:.1f} s, above {limit_s:g} s"
         return f"{self.model_id}: rows are being read again after a broken chain of commits"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from deploy.local.chromium import browser
-from deploy.local.tour import SEED, Requests, Truth, ask, running
+from deploy.local.tour import HISTORY, SEED, Requests, Truth, ask, running, scrape
 from workers.lifecycle import Shutdown
 from workers.market import Market
 
@@ -36,7 +36,13 @@ def main(seconds: float = SECONDS) -> None:
         running(Path(directory), shutdown, truth) as (trainer, scorer),
         browser() as chromium,
     ):
-        asked, end = Requests(Market(seed=SEED)), time.monotonic() + seconds
+        asked = Requests(Market(seed=SEED))
+        while scrape(trainer).get("ctr_events_total", 0.0) < HISTORY:  # on a new machine kernels are compiled first
+            time.sleep(0.5)
+        ask(scorer, truth.events, asked, truth.base_rate)
+        for worker in (trainer, scorer):
+            worker.restart()
+        end = time.monotonic() + seconds
         # Watched from the beginning, so that there is a sample for every second.
         light = _opened(chromium, trainer.address, width=1280, scheme="light")
         dark = _opened(chromium, scorer.address, width=1280, scheme="dark")
