@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from ctr.errors import (
     SourceUnavailableError,
 )
 from ctr.events import encode_rows, open_reader
-from ctr.events.messages import Refusal
+from ctr.events.messages import Messages, Refusal
 from ctr.kernels import simd
 from ctr.model import Model
 from ctr.model.table import Table
@@ -70,9 +71,17 @@ _BLOCKED_S = 0.02
 
 
 def warm_up(spec: Spec) -> None:
-    """Compile every kernel that learning takes, on a model that is thrown away."""
-    encode_rows(spec, [{}], times_s=0.0)
-    Model(spec, max_rows=1024).warm_up()
+    """Compile every kernel that reading, learning and judging take, on what is thrown away.
+
+    Once a trainer is the writer it learns at once: a stand-by would else compile while nobody learns.
+    """
+    at, line = np.zeros(1, np.int64), b"{}"
+    open_reader(spec).read(Messages(line, at, at + len(line), at.astype(np.int32), at + 1, np.zeros(1)))
+    model, quality = Model(spec, max_rows=1024), Progressive(spec)
+    model.warm_up()
+    batch = replace(encode_rows(spec, [{}], times_s=0.0), labels=np.full(1, spec.model.label_range[0], np.float32))
+    quality.add(batch, model.learn_many(batch))
+    quality.guard.judge(model.take_dirty())
 
 
 class Trainer:

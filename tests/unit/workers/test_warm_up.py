@@ -1,0 +1,36 @@
+"""Once a trainer is warm, nothing that it does with events is compiled any more: a take-over must not wait for it."""
+
+import numpy as np
+import pytest
+from numba.core.dispatcher import Dispatcher
+from workbench import SPEC, market_lines
+
+from ctr import spec as specification
+from ctr.events import Messages, open_reader
+from ctr.model import Model
+from ctr.quality import Progressive
+from workers.trainer import warm_up
+
+
+def messages(lines):
+    lengths = np.array([len(line) for line in lines], np.int64)
+    end, n = np.cumsum(lengths), len(lines)
+    return Messages(b"".join(lines), end - lengths, end, np.zeros(n, np.int32), np.arange(n), np.full(n, 1.8e9))
+
+
+@pytest.mark.parametrize("more", ["", '\n[quality]\nslices = ["device"]'], ids=["plain", "sliced"])
+def test_a_warm_trainer_compiles_nothing(monkeypatch, more):
+    spec = specification.parse(SPEC + more)
+    warm_up(spec)
+
+    def compiled(self, *_arguments, **_options):
+        raise AssertionError(f"{self.py_func.__module__}.{self.py_func.__name__} is compiled when it is needed")
+
+    monkeypatch.setattr(Dispatcher, "_compile_for_args", compiled)
+    reader, model, quality = open_reader(spec), Model(spec), Progressive(spec)
+    for begin in range(0, 2000, 500):
+        batch, refused = reader.read(messages(market_lines(2000)[begin : begin + 500]))
+        assert not refused
+        quality.add(batch, model.learn_many(batch))
+        assert quality.guard.judge(model.take_dirty()) == ()
+    assert quality.windows.measure().events == 2000
