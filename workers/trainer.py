@@ -32,6 +32,7 @@ from ctr.kernels import simd
 from ctr.model import Model
 from ctr.model.table import Table
 from ctr.quality import Progressive
+from ctr.quality.drift import BLOCK_EVENTS
 from ctr.spec import Spec
 from ctr.store import Cut, GuardRecord, Lease, ModelWriter
 from workers.committer import Committer, Pace
@@ -81,6 +82,7 @@ def warm_up(spec: Spec) -> None:
     model.warm_up()
     batch = replace(encode_rows(spec, [{}], times_s=0.0), labels=np.full(1, spec.model.label_range[0], np.float32))
     quality.add(batch, model.learn_many(batch))
+    quality.drift.add(np.repeat([0.0, 1.0], 64 * BLOCK_EVENTS))  # finds a change
     quality.guard.judge(model.take_dirty())
 
 
