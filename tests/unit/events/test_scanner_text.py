@@ -367,6 +367,34 @@ def test_a_planted_difference_is_found(kind, part, key):
         compare(fast, exact, Lines(kind, 3), FEW)
 
 
+def test_a_planted_difference_in_what_becomes_of_cells_is_found():
+    for kind, part in (("criteo", "texts"), ("criteo", "counts"), ("avazu", "texts"), ("csv", "spanned")):
+        fast, exact = readers(make(kind))
+        cells = fast._plan.cells
+        changed = getattr(cells, part).copy()
+        changed[[0, 1], 0] = changed[[1, 0], 0]
+        fast._plan = fast._plan._replace(cells=cells._replace(**{part: changed}))
+        with pytest.raises(AssertionError):
+            compare(fast, exact, Lines(kind, 4), FEW)
+
+
+def test_cells_of_all_lengths():
+    """Few and many in 64 bytes, which are looked at together; texts that are hashed in one way or another."""
+    fast, exact = readers(make("criteo"))
+    lines = []
+    for length in [*range(20), 31, 32, 33, 63, 64, 65, 200]:
+        for at in (1, 14, 39):
+            cells = ["1"] + [""] * 39
+            cells[at] = ("9" if at == 1 else "c") * length
+            lines.append("\t".join(cells).encode())
+        lines.append("\t".join(["0"] + ["7"] * 13 + ["c" * length] * 26).encode())
+    # fewer columns than there are, more, and more than there is room for
+    lines += ["\t".join(["1"] * columns).encode() for columns in range(34, 46)]
+    lines += [b"\t" * 300, b"1" + b"\t" * 39 + b"\r", "\t".join(["1"] * 14 + ["é" * 4] * 26).encode()]
+    sent = messages(lines)
+    assert_same(fast.read(sent), exact.read(sent))
+
+
 @pytest.mark.parametrize("kind", ["criteo", "csv", "libffm"])
 def test_nothing_behind_the_line_is_read(kind):
     """A line that is cut short, with the rest of it behind, and lines at the very end of the buffer."""

@@ -56,6 +56,24 @@ def test_a_stream_may_be_cut_anywhere(k, dense):
     assert whole.counts.rows_expired > 0
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_arrays_that_kernels_do_not_take_are_copied(dense):
+    batch = to_batch(stream(300), F, dense=dense)
+    names = ("keys", "values", "fields", "start", "labels", "weights", "times_s")
+    frozen, spread = ({name: getattr(batch, name).copy() for name in names} for _ in range(2))
+    for name, array in frozen.items():
+        array.flags.writeable = False
+        spread[name] = np.repeat(array, 2)[::2]
+    spread["labels"] = batch.labels.astype(np.float64)
+    plain = Model(make_spec(dense=dense))
+    expected = plain.learn_many(batch), plain.predict_many(batch)
+    for arrays in (frozen, spread):
+        model, other = Model(make_spec(dense=dense)), replace(batch, **arrays)
+        np.testing.assert_array_equal(model.learn_many(other), expected[0])
+        np.testing.assert_array_equal(model.predict_many(other), expected[1])
+        assert model.state_hash() == plain.state_hash()
+
+
 @CASES
 def test_prediction_is_pure_and_is_what_learning_predicts(k, dense):
     batch = to_batch(stream(300), F, dense=dense)
