@@ -22,7 +22,6 @@ from ctr.events.plan import compile_plan
 from ctr.events.scanner import SLACK, Outputs, scratch
 from ctr.kernels import build
 from ctr.kernels.scan.bound import Bound
-from ctr.kernels.scan.features import Plan
 from ctr.spec import Spec
 
 Keys = NDArray[np.uint64]
@@ -33,9 +32,8 @@ _MOST_BLANKS = 64
 """Behind the rows; the end is looked for in so many bytes."""
 _SLACK = bytes(SLACK)
 FEW = 16
-"""Rows that `RequestScanner.scan_few` reads at most; more are better off with the arrays of a batch."""
-_FEW_BYTES = 1 << 15
-"""And the longest body."""
+"""Rows of a request that are better off without the arrays of a batch."""
+_LEAST_BYTES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,9 @@ class RequestScanner:
     ----------
     in_keys : bool
         Whether there is a key for each field of a row, so that `scan_keys` can be asked.
-    few : (FEW F,) uint64
+    lock : Lock
+        Held by whoever scans.
+    found : (at least FEW F,) uint64
         Keys that `scan_few` read.
     in_parts : bool
         Whether `scan_ranking` can be asked: no value of a candidate is part of a nested object, or crossed.
@@ -83,10 +83,10 @@ class RequestScanner:
         as_json = msgspec.structs.replace(spec, event=msgspec.structs.replace(spec.event, format="json"))
         plan = compile_plan(as_json)
         self._F = len(spec.fields)
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._outputs = Outputs(self._F, spec.dense)
         self._plan = plan
-        self.few = np.zeros(FEW * self._F, np.uint64)
+        self.found, self._body = np.empty(0, np.uint64), memoryview(b"")
         self._sparse: Any = None
         self._bound: Any = None
         self.in_keys = plan is not None and spec.dense
@@ -98,26 +98,29 @@ class RequestScanner:
             self._scratch = scratch(plan)
         elif plan is not None:
             kernels = build.load("scan/requests")
-            self._few, self._instances, self._ranking = kernels.few, kernels.instances, kernels.ranking
-            self._bound = self._bind(spec, plan)
+            self._instances, self._ranking = kernels.instances, kernels.ranking
+            named = [index for index, field in enumerate(spec.fields) if not field.derived]
+            self._parts = plan, *scratch(plan)[:2], np.array(named, np.int64)
+            self._make_room(_LEAST_BYTES, FEW)
 
-    def _bind(self, spec: Spec, plan: Plan) -> Any:
-        """All that the kernels read and write beside their arguments."""
-        named = [index for index, field in enumerate(spec.fields) if not field.derived]
-        body = np.zeros(_FEW_BYTES + SLACK, np.uint8)
-        self._body = memoryview(body)  # type: ignore[arg-type]  # a buffer
-        return Bound(plan, *scratch(plan), self._outputs.make(1), np.array(named, np.int64), body, self.few)
+    def _make_room(self, length: int, rows: int) -> None:
+        """For a body of so many bytes, and so many rows' keys."""
+        if self._bound is None or length > len(self._body) - SLACK or rows * self._F > len(self.found):
+            body = np.zeros(max(_LEAST_BYTES, 1 << (length - 1).bit_length()) + SLACK, np.uint8)
+            self.found = np.empty(max(FEW, rows) * self._F, np.uint64)
+            self._body = memoryview(body)  # type: ignore[arg-type]  # a buffer
+            self._bound = Bound(*self._parts, body, self.found)
 
     def scan_few(self, body: bytes, time_s: float) -> int:
-        """Read the rows of a short request into `few`; how many, -1 where another way is to be asked.
+        """Read the rows of a short request into `found`; how many, -1 where another way is to be asked.
 
-        What is there is good until the next call: callers keep others from making it.
+        What is there is good until the next call of anything: callers hold `lock`.
         """
         n = len(body)
-        if n > _FEW_BYTES or self._bound is None:
+        if n > _LEAST_BYTES or self._bound is None:
             return -1
         self._body[:n] = body
-        rows: int = self._few(n, time_s, self._bound)
+        rows: int = self._instances(n, time_s, self._bound)
         return rows
 
     def scan_keys(self, body: bytes, time_s: float, *, max_rows: int) -> Keys | None:
@@ -135,11 +138,11 @@ class RequestScanner:
         rows = body.count(b"{") - 1
         if rows > max_rows or self._bound is None:
             return None
-        keys = np.empty(max(rows, 0) * self._F, np.uint64)
-        data = np.frombuffer(body + _SLACK, np.uint8)
-        with self._lock:
-            n = self._instances(data, time_s, self._bound, keys)
-        return None if n < 0 else keys[: n * self._F]
+        with self.lock:
+            self._make_room(len(body), rows)
+            self._body[: len(body)] = body
+            n = self._instances(len(body), time_s, self._bound)
+            return None if n < 0 else self.found[: n * self._F].copy()
 
     def scan_rows(self, body: bytes, time_s: float | None = None, *, max_rows: int) -> Batch | None:
         """Read the rows of a request; see `scan_keys`.
@@ -174,7 +177,7 @@ class RequestScanner:
             return None
         data = np.frombuffer(body + _SLACK, np.uint8)
         address = data.ctypes.data
-        with self._lock:
+        with self.lock:
             full = True
             while full:
                 out = self._outputs.make(rows)
@@ -200,10 +203,9 @@ class RequestScanner:
         if rows > max_rows or not self.in_parts:
             return None
         context, fields = np.empty(self._F, np.uint64), np.empty(self._F, np.int64)
-        keys = np.empty(max(rows, 0) * self._F, np.uint64)
-        data = np.frombuffer(body + _SLACK, np.uint8)
-        with self._lock:
-            good, n, A, top, ids_at = self._ranking(data, time_s, self._bound, context, fields, keys)
-        if not good:
-            return None
-        return Asked(context, fields[:A], keys[: n * A].reshape(n, A), ids_at, None if top < 0 else top)
+        with self.lock:
+            self._make_room(len(body), rows)
+            self._body[: len(body)] = body
+            good, n, A, top, ids_at = self._ranking(len(body), time_s, self._bound, context, fields)
+            keys = self.found[: n * A].reshape(n, A).copy() if good else None
+        return None if keys is None else Asked(context, fields[:A], keys, ids_at, None if top < 0 else top)

@@ -26,7 +26,9 @@ from ctr.spec import Spec
 from ctr.store import Changes, ShardReader, Version, Watermarks
 
 CHUNK = 1000
-"""Rows read again at a time: how long the lock is held, and how long Redis is kept from others."""
+"""Rows read again at a time: how long Redis is kept from others."""
+_AT_ONCE = 200
+"""Of these, taken over at a time: for so long, 0.1 ms, a request may wait for the lock."""
 _FILLS = 3
 """Rows that make room for a batch's missing ones may belong to the same batch: then it is filled once more."""
 
@@ -316,9 +318,7 @@ class RowCache:
             waiting = shard.due[0]
             part = waiting.keys[: CHUNK - read]
             if len(part):
-                rows = shard.reader.fetch(part)
-                with self._lock:
-                    self._replace(part, rows)
+                self._replace(part, shard.reader.fetch(part))
                 read += len(part)
             waiting.keys = waiting.keys[len(part) :]
             if not len(waiting.keys):
@@ -330,11 +330,15 @@ class RowCache:
 
     def _replace(self, asked: Keys, rows: RowBlock) -> None:
         """Take rows again that are still held (one may have made room meanwhile); the store's gone ones are dropped."""
-        held = self._model.lookup(rows.keys)
-        self._load(RowBlock(rows.keys[held], rows.data[held]))
         gone = np.setdiff1d(asked, rows.keys)
-        self._forget(gone)
-        self._rereads += len(asked)
+        for begin in range(0, len(rows), _AT_ONCE):
+            keys, data = rows.keys[begin : begin + _AT_ONCE], rows.data[begin : begin + _AT_ONCE]
+            with self._lock:
+                held = self._model.lookup(keys)
+                self._load(RowBlock(keys[held], data[held]))
+        with self._lock:
+            self._forget(gone)
+            self._rereads += len(asked)
 
     def _by_shard(self, keys: Keys) -> list[tuple[FollowedShard, Keys]]:
         if len(self._shards) == 1:

@@ -72,7 +72,7 @@ class Generation:
         ]
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), self._readers, max_rows=rows)
         self._questions, self._requests = QuestionEncoder(stored.spec), RequestScanner(stored.spec)
-        self._scans, self._plain = False, threading.Lock()
+        self._scans = False
         self.catalogue = Catalogue(AdReader(client, catalogue or stored.spec.name), self._questions, self.cache)
         self.preload = Preload(self._readers, self.cache, preload)
         self._short = self.dense and self.cache.has_kernel
@@ -97,9 +97,9 @@ class Generation:
         if not (self._short and self._scans):
             return None
         now, requests = time.time(), self._requests
-        with self._plain:
+        with requests.lock:
             n = requests.scan_few(body, now)
-            return self.cache.predict_known(requests.few, n, now) if 0 < n <= max_rows else None
+            return self.cache.predict_known(requests.found, n, now) if 0 < n <= min(max_rows, FEW) else None
 
     def scan_ranking(self, body: bytes, max_rows: int) -> tuple[Question | AdQuestion, int | None] | None:
         """A request to rank as keys, and how many are asked for; None where it must be decoded."""
@@ -227,7 +227,6 @@ class Generation:
     def _warm_scanner(self) -> None:
         """Half a minute where it is not in the disk cache, and requests can be decoded meanwhile."""
         self._requests.scan_rows(b'{"instances":[{}]}', max_rows=1)
-        self._requests.scan_few(b'{"instances":[{}]}', time.time())
         self._requests.scan_ranking(b'{"context":{},"candidates":[{}]}', time.time(), max_rows=1)
         self._scans = True
 

@@ -11,7 +11,7 @@ from typing import Any
 from numba.core import types
 from numba.experimental import structref
 
-NAMES = ("plan", "spans", "elements", "weights", "out", "named", "body", "keys")
+NAMES = ("plan", "spans", "elements", "named", "body", "keys")
 
 
 @structref.register
@@ -26,9 +26,8 @@ class BoundType(types.StructRef):
 class Bound(structref.StructRefProxy):
     """What `ctr.kernels.scan.requests` reads and writes beside its arguments; not for two threads at once.
 
-    `plan` as `features.Plan`; `spans`, `elements`, `weights` as `ctr.events.scanner.scratch` makes them; `out`, a
-    `features.Out` of which only the types matter; `named` (fields,) int64, those that read a column of their own;
-    `body` uint8 and `keys` uint64, what `requests.few` reads and writes.
+    `plan` as `features.Plan`; `spans` and `elements` as `ctr.events.scanner.scratch` makes them; `named` (fields,)
+    int64, those that read a column of their own; `body` uint8, what is read; `keys` uint64, what is found.
     """
 
     def __new__(cls, *parts: Any) -> Any:

@@ -1,7 +1,8 @@
 """The bytes of a scoring request in, keys out: for specifications whose fields have at most one feature each.
 
-What is read here is what nearly all requests look like. Anything else is "cannot", and `ctr.events.encode_rows` or
-`ctr.serving.questions` read the decoded body; all that is refused is refused there.
+Bodies lie in ``bound.body`` (see `bound.Bound`), with 64 bytes more behind them. What is read here is what nearly all
+requests look like. Anything else is "cannot", and `ctr.events.encode_rows` or `ctr.serving.questions` read the decoded
+body; all that is refused is refused there.
 """
 
 # ruff: noqa: PLR1714  plain comparisons and branches are what Numba compiles best
@@ -13,15 +14,13 @@ import numpy as np
 
 from ctr.kernels.jit import bare, helper
 from ctr.kernels.scan import jsonlines
-from ctr.kernels.scan.features import Out, dense, single
+from ctr.kernels.scan.features import dense, single
 from ctr.kernels.scan.jsonlines import NULL4, blanks_end, string_end
-from ctr.kernels.scan.lines import _rows, is_blank
+from ctr.kernels.scan.lines import is_blank
 from ctr.kernels.scan.memory import byte, word4, word8
 from ctr.kernels.scan.text import MISSING, clean, is_utf8
 from ctr.kernels.serve import brief
 
-SLACK = 64
-"""Bytes behind a body that may be read, and hold no part of it."""
 QUOTE, COMMA, COLON, OPEN_ARRAY, BACKSLASH, CLOSE_ARRAY, OPEN, CLOSE = 34, 44, 58, 91, 92, 93, 123, 125
 NO_TOP = -1
 CONTEXT, CANDIDATES, TOP = 1, 2, 4
@@ -80,38 +79,6 @@ def instances_of(at: Any, end: Any) -> Any:
     return at, end
 
 
-@helper
-def rows_of(at: Any, end: Any, time_s: Any, bound: Any, keys: Any) -> Any:
-    """Keys of the rows of ``{"instances": [...]}`` between two addresses; how many rows, -1 for "cannot"."""
-    begin, end = instances_of(at, end)
-    if begin == 0:
-        return -1
-    spare = bound.out
-    out = Out(
-        keys, spare.values, spare.fields, spare.start, spare.begins, spare.labels, spare.weights, spare.times_s,
-        spare.message_of, spare.slow,
-    )  # fmt: skip
-    row, _, full = _rows(begin, end, time_s, bound.plan, bound.spans, bound.elements, bound.weights, out)
-    return -1 if full else row
-
-
-@brief
-def few(length: Any, time_s: Any, bound: Any) -> Any:
-    """Keys of the rows of ``{"instances": [...]}``, the first `length` bytes of ``bound.body``, into ``bound.keys``.
-
-    How many rows, -1 for "cannot", which is also what more rows than there is room for are.
-    """
-    at = np.int64(bound.body.ctypes.data)
-    return rows_of(at, at + length, time_s, bound, bound.keys)
-
-
-@brief
-def instances(data: Any, time_s: Any, bound: Any, keys: Any) -> Any:
-    """The same of ``data``, which holds `SLACK` bytes more than the body, into ``keys`` (rows F,)."""
-    at = np.int64(data.ctypes.data)
-    return rows_of(at, at + data.shape[0] - SLACK, time_s, bound, keys)
-
-
 @bare
 def spans_of(at: Any, end: Any, plan: Any, spans: Any, elements: Any) -> Any:
     """Spans of the object at `at`; the address behind it, 0 for "cannot"."""
@@ -120,9 +87,39 @@ def spans_of(at: Any, end: Any, plan: Any, spans: Any, elements: Any) -> Any:
 
 
 @bare
-def keys_of(plan: Any, spans: Any, time_s: Any, keys: Any) -> Any:
-    """All keys of a row; whether they could be made."""
-    return dense(plan, plan.every, spans, time_s, Row(keys), np.int64(0))
+def keys_of(plan: Any, spans: Any, time_s: Any, keys: Any, first: Any) -> Any:
+    """All keys of a row into ``keys[first:]``; whether they could be made."""
+    return dense(plan, plan.every, spans, time_s, Row(keys), first)
+
+
+@bare
+def _instances(at: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, keys: Any) -> Any:
+    n, F = 0, plan.fields.shape[0]
+    at, end = instances_of(at, end)
+    no_controls, ascii_only = clean(at, end)
+    good = at > 0 and no_controls and (ascii_only or is_utf8(at, end))
+    while good:
+        at = spans_of(blanks_end(at + 1, end), end, plan, spans, elements)
+        good = at > 0 and (n + 1) * F <= keys.shape[0] and keys_of(plan, spans, time_s, keys, np.int64(n * F))
+        if not good:
+            break
+        n += 1
+        at = blanks_end(at, end)
+        if byte(at) == CLOSE_ARRAY:
+            good = at + 1 == end
+            break
+        good = byte(at) == COMMA
+    return n if good else -1
+
+
+@brief
+def instances(length: Any, time_s: Any, bound: Any) -> Any:
+    """Keys of the rows of ``{"instances": [...]}``, the first `length` bytes of ``bound.body``, into ``bound.keys``.
+
+    How many rows, -1 for "cannot", which is also what more rows than there is room for are.
+    """
+    at = np.int64(bound.body.ctypes.data)
+    return _instances(at, at + length, time_s, bound.plan, bound.spans, bound.elements, bound.keys)
 
 
 @bare
@@ -226,7 +223,7 @@ def _ranking(
         at = blanks_end(at + 1, end)
         if part == CONTEXT:
             at = spans_of(at, end, plan, spans, elements)
-            good = at > 0 and keys_of(plan, spans, time_s, context)
+            good = at > 0 and keys_of(plan, spans, time_s, context, np.int64(0))
         elif part == TOP:
             top, at = count_of(at, end)
             good = at > 0
@@ -254,11 +251,11 @@ def _ranking(
 
 
 @brief
-def ranking(data: Any, time_s: Any, bound: Any, context: Any, fields: Any, keys: Any) -> Any:
+def ranking(length: Any, time_s: Any, bound: Any, context: Any, fields: Any) -> Any:
     """Keys of ``{"context": {...}, "candidates": [...], "top": n}``, its parts in any order.
 
-    Out: ``context`` (F,) keys; where candidates are objects, ``fields`` (A,) of theirs and ``keys`` (n A,). ``data``
-    holds `SLACK` bytes more than the body.
+    In: the first `length` bytes of ``bound.body``. Out: ``context`` (F,) keys; where candidates are objects,
+    ``fields`` (A,) of theirs and ``bound.keys`` (n A,).
 
     Returns
     -------
@@ -266,8 +263,7 @@ def ranking(data: Any, time_s: Any, bound: Any, context: Any, fields: Any, keys:
         Whether all could be read; `NO_TOP` where there is none; where in the body an array of ids begins, -1 for
         objects.
     """
-    at = np.int64(data.ctypes.data)
+    at = np.int64(bound.body.ctypes.data)
     return _ranking(
-        at, at + data.shape[0] - SLACK, time_s, bound.plan, bound.spans, bound.elements, bound.named, context, fields,
-        keys,
+        at, at + length, time_s, bound.plan, bound.spans, bound.elements, bound.named, context, fields, bound.keys,
     )  # fmt: skip

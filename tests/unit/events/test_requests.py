@@ -11,7 +11,7 @@ import pytest
 
 from ctr import spec as specification
 from ctr.errors import EventError
-from ctr.events import encode_rows, requests
+from ctr.events import encode_rows
 from ctr.events.jsonlines import decoder
 from ctr.events.requests import RequestScanner
 
@@ -129,7 +129,7 @@ def test_no_room_is_made_for_more_rows_than_allowed(monkeypatch):
     scanner, two = RequestScanner(spec), b'{"instances":[{"plain":1},{"plain":2}]}'
     assert len(scanner.scan_rows(two, max_rows=2)) == 2
     made = []
-    monkeypatch.setattr(requests.np, "empty", lambda *shape: made.append(shape))
+    monkeypatch.setattr(scanner, "_make_room", lambda *room: made.append(room))
     assert scanner.scan_rows(two, max_rows=1) is None
     # four megabytes of braces would be four million rows, of 39 fields more than a gigabyte
     assert scanner.scan_rows(b'{"instances":[' + b"{" * 4_000_000 + b"]}", max_rows=1024) is None
