@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ctr.errors import ModelMismatchError
 from ctr.events.batch import Batch
 from ctr.kernels import build, layout, simd, tile
+from ctr.model.freeze import Freeze
 from ctr.model.hyper import hyper_parameters
 from ctr.model.scratch import CHUNK, Scratch
 from ctr.model.state import Counts, State, counts_of, put_back, state_of
-from ctr.model.table import Held, Table
+from ctr.model.table import Table
 from ctr.rows import RowBlock, RowShape, padded_k
 from ctr.spec import Spec, differences
 
@@ -174,6 +175,25 @@ class Model:
             raise TypeError("a weights_only model has no accumulators to learn with")
         return self._run(batch, learn=True, probabilities=True, salts=salts)
 
+    def learn_masked(
+        self, batch: Batch, frozen: NDArray[np.bool_], *, salts: NDArray[np.uint64] | None = None
+    ) -> NDArray[np.float32]:
+        """As `learn_many`, but each event leaves the features of some shards as they are, or absent.
+
+        Parameters
+        ----------
+        batch : Batch
+        frozen : (n, shards) bool
+            For each event the shards that it may not change; ``shards`` is how many there are.
+        salts : (partitions,) uint64, optional
+
+        Returns
+        -------
+        (n,) float32
+        """
+        around = Freeze(self._table, batch, frozen)
+        return self._run(batch, learn=True, probabilities=True, salts=salts, around=around)
+
     def predict_many(self, batch: Batch, *, threads: int = 1) -> NDArray[np.float32]:
         """Probabilities. Changes nothing; several threads may predict at once.
 
@@ -211,8 +231,9 @@ class Model:
         return self._run(batch, learn=False, probabilities=False)
 
     def _run(
-        self, batch: Batch, *, learn: bool, probabilities: bool, salts: NDArray[np.uint64] | None = None
-    ) -> NDArray[np.float32]:
+        self, batch: Batch, *, learn: bool, probabilities: bool, salts: NDArray[np.uint64] | None = None,
+        around: Freeze | None = None,
+    ) -> NDArray[np.float32]:  # fmt: skip
         # where caches are cold a line of Python costs half an event: nothing is asked here that could be before
         keys, values, fields, start = batch.keys, batch.values, batch.fields, batch.start
         labels, weights, times_s, dense = batch.labels, batch.weights, batch.times_s, batch.dense
@@ -228,7 +249,11 @@ class Model:
         begin, swept = 0, False
         learned = table.counters[layout.LEARNED] if self._has_pairs else 0
         while begin < n:
-            goal = min(begin - begin % CHUNK + CHUNK, n)
+            if around is None:
+                goal = min(begin - begin % CHUNK + CHUNK, n)
+            else:
+                goal = begin + 1
+                around.before(begin)
             try:
                 end = self._resolve(
                     address, keys, values, fields, start, labels, weights, times_s, positions, out, begin, goal,
@@ -237,18 +262,22 @@ class Model:
             except TypeError:
                 if (plain := _plain_batch(batch)) is batch:
                     raise
-                return self._run(plain, learn=learn, probabilities=probabilities, salts=salts)
+                return self._run(plain, learn=learn, probabilities=probabilities, salts=salts, around=around)
             if learn:
                 kernel.learn(address, begin, end)
             else:
                 kernel.predict(address, begin, end, probabilities)
             swept = end < goal
+            if around is not None and not swept:
+                if self._has_pairs:
+                    table.mark_own_dirty()
+                around.after()
             if swept:
                 features = slice(start[end], start[end + 1])
                 needed = np.count_nonzero((keys[features] != 0) & (values[features] != 0))
                 table.sweep(times_s[end], self._ttl_s, int(needed))
             begin = end
-        if learn and self._has_pairs and table.counters[layout.LEARNED] > learned:
+        if learn and around is None and self._has_pairs and table.counters[layout.LEARNED] > learned:
             table.mark_own_dirty()
         return out
 
@@ -318,14 +347,6 @@ class Model:
     def forget(self, keys: NDArray[np.uint64]) -> None:
         """Drop rows and absence marks. The bias stays. `take_gone` does not name them."""
         self._table.forget(_plain(keys, _U64))
-
-    def hold(self, keys: NDArray[np.uint64]) -> Held:
-        """Copy of the rows of those of these keys that have one, for `put_back`."""
-        return self._table.hold(_plain(keys, _U64))
-
-    def put_back(self, held: Held) -> None:
-        """Make rows what they were when `hold` copied them: as if nothing had been learned of their features since."""
-        self._table.put_back(held)
 
     def state(self) -> State:
         """Copy of all that was learned.

@@ -8,7 +8,6 @@ takes 8 bytes a row, and 16 for each that leaves, for as long as it lasts.
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,24 +34,6 @@ def reserve(n_bytes: int) -> NDArray[np.uint8]:
     data = np.frombuffer(mapping, np.uint8)
     begin = -data.ctypes.data % HUGE_PAGE
     return data[begin : begin + n_bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Rows as they were.
-
-    Attributes
-    ----------
-    rows : (m,) uint32
-    keys : (m,) uint64
-    W : (m, stride) float32
-    dirty : (m,) bool
-    """
-
-    rows: NDArray[np.uint32]
-    keys: NDArray[np.uint64]
-    W: NDArray[np.float32]
-    dirty: NDArray[np.bool_]
 
 
 class Table:
@@ -154,26 +135,6 @@ class Table:
         self._lookup.forget(
             self.index, self.slots, self.row_key, self.row_field, self.dirty, self.stored, self.counters, keys,
         )  # fmt: skip
-
-    def hold(self, keys: NDArray[np.uint64]) -> Held:
-        """Copy of the rows of those of these keys that have one."""
-        rows = np.empty(len(keys), np.uint32)
-        self._places.find_rows(self.index, self.slots, keys, rows)
-        rows = np.unique(rows[rows != layout.ZERO_ROW])
-        return Held(rows, self.row_key[rows], self.W.reshape(-1, self.stride)[rows], self._is_dirty(rows))
-
-    def put_back(self, held: Held) -> None:
-        """Make rows what they were when `hold` copied them. One that was swept out since stays out."""
-        there = (self.row_key[held.rows] == held.keys) & (self.row_field[held.rows] != layout.FREE_FIELD)
-        rows = held.rows[there]
-        self.W.reshape(-1, self.stride)[rows] = held.W[there]
-        clean = rows[self._is_dirty(rows) & ~held.dirty[there]]
-        np.bitwise_and.at(self.dirty, clean >> 6, ~(np.uint64(1) << (clean & 63).astype(np.uint64)))
-        self.counters[layout.DIRTY] -= len(clean)
-
-    def _is_dirty(self, rows: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        dirty: NDArray[np.bool_] = (self.dirty[rows >> 6] >> (rows & 63).astype(np.uint64) & np.uint64(1)) != 0
-        return dirty
 
     def sweep(self, time_s: float, ttl_s: float, needed: int) -> None:
         """Let rows go: the expired ones, then those seen longest ago until `needed` more fit and 1/64 is free.

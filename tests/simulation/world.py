@@ -41,20 +41,23 @@ class ViolationError(AssertionError):
 class Learner:
     """Rows that count, for every event, how often it was learned."""
 
-    own_keys = np.array([BIAS], np.uint64)
-
     def __init__(self, row_bytes: int) -> None:
         self.rows: dict[int, bytearray] = {BIAS: bytearray(row_bytes)}
         self.dirty: set[int] = {BIAS}
-        self.absent: set[int] = set()
         self.row_bytes = row_bytes
 
     def learn_many(self, batch: Batch, *, salts=None):  # noqa: ARG002  of every learner
+        return self._learn(batch, np.zeros((len(batch), 1), np.bool_))
+
+    def learn_masked(self, batch: Batch, frozen, *, salts=None):  # noqa: ARG002  of every learner
+        return self._learn(batch, frozen)
+
+    def _learn(self, batch: Batch, frozen):
         keys = batch.keys.tolist()
         for i in range(len(batch)):
             place = int(batch.partitions[i]) * EVENTS + int(batch.offsets[i])
             for key in (BIAS, *keys[batch.start[i] : batch.start[i + 1]]):
-                if key not in self.absent:
+                if not frozen[i, key % frozen.shape[1]]:
                     self.rows.setdefault(key, bytearray(self.row_bytes))[place] += 1
                     self.dirty.add(key)
         return np.zeros(len(batch), np.float32)
@@ -69,25 +72,6 @@ class Learner:
         self.dirty = set()
         data = b"".join(self.rows[key] for key in keys)
         return RowBlock(np.array(keys, np.uint64), np.frombuffer(data, np.uint8).reshape(len(keys), self.row_bytes))
-
-    def lookup(self, keys):
-        return np.array([key in self.rows for key in keys.tolist()], np.bool_)
-
-    def mark_absent(self, keys) -> None:
-        self.absent |= set(keys.tolist()) - self.rows.keys()
-
-    def forget(self, keys) -> None:
-        self.absent -= set(keys.tolist())
-
-    def hold(self, keys):
-        held = [key for key in keys.tolist() if key in self.rows]
-        return {key: (bytes(self.rows[key]), key in self.dirty) for key in held}
-
-    def put_back(self, held) -> None:
-        for key, (row, dirty) in held.items():
-            self.rows[key] = bytearray(row)
-            if not dirty:
-                self.dirty.discard(key)
 
 
 class Trainer:

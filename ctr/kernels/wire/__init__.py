@@ -3,6 +3,7 @@
 ====================  =======================================================================================
 `resp`                rows as the fields and values of HSET
 `places`              keys to row numbers
+`freeze`              rows that an event of a replay may read and not change
 ====================  =======================================================================================
 
 Compiled apart from the kernels above, which do not change when the protocol does (`build.sources_hash`).

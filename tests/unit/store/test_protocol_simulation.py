@@ -9,10 +9,9 @@ import itertools
 from collections import Counter
 
 import pytest
-from simulation.world import Trainer, ViolationError, World
+from simulation.world import Learner, Trainer, ViolationError, World
 
 from ctr.errors import OriginsDifferError, ShardLostError
-from ctr.model.replay import Replay
 from ctr.store import ModelWriter, Version, Watermarks, model_writer, resume, writer
 from ctr.store.connection import Session
 from ctr.store.shard import Meta
@@ -124,7 +123,7 @@ def nil_is_applied(patch):
 
 
 def no_mask(patch):
-    patch.setattr(Replay, "_learn_in_part", lambda self, event, *_: self._model.learn_many(event))
+    patch.setattr(Learner, "learn_masked", lambda self, batch, *_, **__: self.learn_many(batch))
 
 
 def offsets_go_back(patch):
