@@ -25,8 +25,8 @@ DURATIONS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 MOST = {
     "bin": 32, "check": 8, "code": 12, "decision": 2, "direction": 2, "field": 64, "isa": 1, "model": 1,
-    "partition": 256, "reason": 16, "result": 3, "role": 2, "route": 40, "slice": 69, "stage": 5, "version": 1,
-    "view": 2, "why": 3, "window": 2,
+    "partition": 256, "reason": 16, "result": 3, "role": 2, "route": 40, "server": 64, "slice": 69, "stage": 5,
+    "version": 1, "view": 2, "why": 3, "window": 2,
 }  # fmt: skip
 """Values that a label has at most, in one process; of ``model`` for each model that a scorer was started with. None of
 them grows with users, ads or features. What has more partitions tells of the rest together (`bounded`)."""
@@ -133,6 +133,8 @@ TRAINER = (
     Metric("ctr_source_up", "gauge", "1 while the source answers, 0 while it does not."),
     Metric("ctr_source_lag", "gauge", "What is left to read: records (Kafka) or bytes (files).", ("partition",),
            unit="records or bytes"),
+    Metric("ctr_source_gap_events", "counter", "Events given up, since the model was made: the log had lost them, and "
+           "--accept-gap said to go on.", ("partition",)),
     Metric("ctr_event_watermark_seconds", "gauge", "Newest event time learned, seconds since 1970."),
     Metric("ctr_arrival_watermark_seconds", "gauge", "All that arrived before is learned, seconds since 1970."),
     Metric("ctr_stage_seconds", "counter", "Work by stage: fetch, scan, learn, pack, commit.", ("stage",)),
@@ -150,6 +152,15 @@ TRAINER = (
     Metric("ctr_commit_interval_seconds", "gauge", "Time between the last two cuts: where the pace has settled."),
     Metric("ctr_commit_under_way_seconds", "gauge", "Age of the cut that is being sent, 0 where there is none."),
     Metric("ctr_store_up", "gauge", "1 while the store answers, 0 while it does not."),
+    Metric("ctr_redis_memory_bytes", "gauge", "Memory used by the server.", ("server",)),
+    Metric("ctr_redis_memory_limit_bytes", "gauge", "Its maxmemory; 0: none.", ("server",)),
+    Metric("ctr_redis_replicas", "gauge", "Replicas connected to it.", ("server",)),
+    Metric("ctr_redis_behind_bytes", "gauge", "What its last replica has not acknowledged.", ("server",)),
+    Metric("ctr_redis_backlog_bytes", "gauge", "Size of its replication backlog.", ("server",)),
+    Metric("ctr_redis_output_buffer_bytes", "gauge", "Its largest output buffer of late, or that of its replicas.",
+           ("server",)),
+    Metric("ctr_redis_clients_cut", "counter", "Clients it cut off for their output buffers (Redis 7.2 and newer).",
+           ("server",), unit="clients"),
     Metric("ctr_table_rows", "gauge", "Features held in the trainer's table."),
     Metric("ctr_table_bytes", "gauge", "Memory of the trainer's table."),
     Metric("ctr_table_created", "counter", "Rows made for features not held before.", unit="rows"),

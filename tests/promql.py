@@ -14,8 +14,8 @@ from ctr.metrics import SCORER, TRAINER
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 OURS = {name for metric in (*TRAINER, *SCORER) for name in metric.exposed}
-OTHERS = {"up", "process_resident_memory_bytes", "redis_memory_used_bytes", "redis_memory_max_bytes"}
-"""Prometheus' own, the client's, and those of redis_exporter."""
+OTHERS = {"up", "process_resident_memory_bytes"}
+"""Prometheus' own, and the client's."""
 _WORDS = {"and", "or", "unless", "bool", "offset", "inf", "nan"}
 
 
