@@ -25,7 +25,7 @@ DURATIONS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 MOST = {
     "bin": 32, "check": 8, "code": 12, "decision": 2, "direction": 2, "field": 64, "isa": 1, "model": 1,
-    "partition": 256, "reason": 16, "result": 4, "role": 2, "route": 40, "server": 16, "slice": 69, "stage": 5,
+    "partition": 256, "reason": 16, "result": 4, "role": 2, "route": 40, "server": 64, "slice": 69, "stage": 5,
     "version": 1, "view": 2, "why": 3, "window": 2,
 }  # fmt: skip
 """Values that a label has at most, in one process; of ``model`` for each model that a scorer was started with. None of

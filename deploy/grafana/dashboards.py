@@ -91,8 +91,8 @@ TRAINER = Dashboard(
         }, "Evicted as fast as admitted: the table is full, and the longest unseen leave."),
         Panel("Dead letters", "ops", {"{{reason}}": f"sum by (reason) (rate(ctr_dead_letters_total{{$by}}{_RATE}))"}),
         Panel("Share refused", "percentunit", {"{{instance}}": "instance:ctr_events_refused:ratio_rate5m{$by}"}),
-        Panel("Events given up", "short", {"{{partition}}": "ctr_source_gap_events_total{$by}"},
-              "The log had lost them, and `--accept-gap` said to go on."),
+        Panel("Events given up", "short", {"{{partition}}": "sum by (partition) (ctr_source_gap_events_total{$by})"},
+              "Since the model was made: the log had lost them, and `--accept-gap` said to go on."),
         Panel("Feature names", "ops", {"{{result}}": f"rate(ctr_names_total{{$by}}{_RATE})"}, "Of `--names`."),
     ),
 )  # fmt: skip
@@ -229,15 +229,18 @@ STORE = Dashboard(
         }),
         Panel("Rows read again", "ops", {"{{model}} {{instance}}": f"rate(ctr_cache_rereads_total{{$by}}{_RATE})"}),
         Panel("Redis: memory", "bytes", {
-            "used, {{server}}": "ctr_redis_memory_bytes{$by}", "limit, {{server}}": "ctr_redis_memory_limit_bytes{$by}",
-        }, "A fork for a dump needs head-room."),
+            "used, {{server}}": "max by (server) (ctr_redis_memory_bytes{$by})",
+            "maxmemory, {{server}}": "max by (server) (ctr_redis_memory_limit_bytes{$by})",
+            "largest output buffer, {{server}}": "max by (server) (ctr_redis_output_buffer_bytes{$by})",
+        }),
         Panel("Redis: replication", "bytes", {
-            "behind, {{server}}": "ctr_redis_behind_bytes{$by}", "backlog, {{server}}": "ctr_redis_backlog_bytes{$by}",
-            "output buffer, {{server}}": "ctr_redis_output_buffer_bytes{$by}",
-        }, "A replica that falls behind the backlog copies everything."),
-        Panel("Redis: replicas", "short", {"{{server}}": "ctr_redis_replicas{$by}"}),
-        Panel("Redis: clients cut off", "ops", {"{{server}}": f"rate(ctr_redis_clients_cut_total{{$by}}{_RATE})"},
-              "For their output buffers."),
+            "not acknowledged, {{server}}": "max by (server) (ctr_redis_behind_bytes{$by})",
+            "backlog, {{server}}": "max by (server) (ctr_redis_backlog_bytes{$by})",
+        }, "What is not acknowledged must stay below the backlog, or the replica needs a full copy."),
+        Panel("Redis: replicas", "short", {
+            "{{server}}": "max by (server) (ctr_redis_replicas{$by})",
+            "cut off, {{server}}": f"max by (server) (rate(ctr_redis_clients_cut_total{{$by}}{_RATE}))",
+        }),
     ),
 )  # fmt: skip
 
