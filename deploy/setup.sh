@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a fresh Debian 12 needs: `setup.sh python` makes .venv with the locked packages, `setup.sh services` installs
-# redis-server, Java, Maven, Prometheus and Chromium where they are missing, without letting them start. Quick when all is there.
+# redis-server, Java, Maven, Prometheus and Chromium where they are missing, without letting them start. Quick when all
+# is there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -28,6 +28,8 @@ from ctr.spec import Spec
 
 EVERY_S, UNWATCHED_S = 1.0, 5.0
 """Time between two looks while somebody watches; and while nobody does."""
+_SHARE = 0.02
+"""Of a core, that looks may take: with many slices of quality one takes tens of milliseconds, and they come rarer."""
 _WATCHED_S = 15.0
 """Nobody watches who has not asked for so long."""
 _TOP_S = 10.0
@@ -120,12 +122,13 @@ class Page:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
-            began = time.monotonic()
+            began, spent_s = time.monotonic(), time.thread_time()
             try:
                 self.look()
             except Exception:  # noqa: BLE001  a worker goes on working whatever its page meets; /metrics says the same
                 self._log.exception("the page could not read the numbers")
             every_s = EVERY_S if began - self._asked < _WATCHED_S else UNWATCHED_S
+            every_s = max(every_s, (time.thread_time() - spent_s) / _SHARE)
             self._wake.wait(max(0.05, every_s - (time.monotonic() - began)))
 
     async def _state(self, request: Request) -> Response:

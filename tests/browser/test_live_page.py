@@ -354,7 +354,7 @@ def test_quality_guard_and_drift_where_they_are(made_up, opened):
     page.locator("#plot .plotbox").focus()
     page.keyboard.press("ArrowRight")
     assert page.locator("#plot .legend").inner_text() == "predicted 1.00 %, clicked 1.20 % of 1.00 k"
-    assert "3 changes of the stream" in page.locator("#guard .facts").inner_text()
+    assert "the stream changed 3 \N{MULTIPLICATION SIGN}, last at" in page.locator("#guard .facts").inner_text()
     assert page.locator("#guard .b-three").count() == 1  # what spoke against the cut
     alerts = page.locator("#alert-list strong").all_inner_texts()
     assert alerts == ["The guard holds a cut back: nothing is published"]

@@ -203,7 +203,7 @@ BARS.push({
     return [
       s.number('ctr_guard_refusing') ? 'holds a cut back' : s.number('ctr_guard_armed') ? 'judges every cut' : 'quality not judged yet: too few events',
       `${format.count(refusals)} held back`,
-      `${format.count(drift)} changes of the stream${at > 0 ? `, the last at ${format.clock(at)}` : ''}`,
+      `the stream changed ${format.count(drift)} ×${at > 0 ? `, last at ${format.clock(at)}` : ''}`,
     ];
   },
 });
