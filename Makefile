@@ -39,9 +39,13 @@ chaos: setup services  ## ten minutes of kills on real processes: every event co
 bench: setup services  ## speeds as ratios within one run: a table and bench.json
 	@$(PY) tests/benchmarks/bench.py
 
-pictures: setup  ## of the documentation, drawn anew
+pictures: services  ## pictures, tables and dashboards of the documentation, made anew
 	@.venv/bin/pip install --quiet 'matplotlib>=3.9'
 	@$(PY) -m deploy.docs.transforms
+	@$(PY) -m deploy.docs.stages
+	@$(PY) -m deploy.docs.page
+	@$(PY) -m deploy.docs.metrics
+	@$(PY) -m deploy.grafana.dashboards
 
 up: services  ## Kafka, Redis, Prometheus, trainer and scorer on loopback
 	@$(PY) -m deploy.local up

@@ -29,6 +29,7 @@ from ctr.store import connect, read_model
 from workers import kafka_login
 from workers.answers import Answered, Place, identity_of
 from workers.lifecycle import ExitCode, Shutdown
+from workers.page import stored_page
 from workers.skew import Skew, compare_keys
 from workers.sources import Source
 from workers.sources.files import FileSource
@@ -59,6 +60,7 @@ class JoinSettings:
     max_waiting: int = 1_000_000
     hold_s: float = 2.0
     outage_limit_s: float = 600.0
+    token: str | None = field(default=None, repr=False)
 
 
 class Joiner:
@@ -187,14 +189,17 @@ def join(settings: JoinSettings) -> ExitCode:
         answers = _open(None, None, place.path, settings, "answers")
     events = _open(settings.kafka, settings.topic, settings.path, settings, "events")
     turned = time.monotonic()
-    server = None
+    server = page = None
     if listening is not None:
         def live() -> str | None:
             return None if time.monotonic() - turned < _STUCK_S else "the loop does not turn"
 
         registry = metrics.registry(metrics.JOIN, joiner.numbers)
-        server = BackgroundServer(OpsApp(registry, live=live, ready=lambda: None), listening)
+        app = OpsApp(registry, live=live, ready=lambda: None, token=settings.token)
+        page = stored_page(app, "join", metrics.JOIN, joiner.numbers, spec, settings.redis)
+        server = BackgroundServer(app, listening)
         server.start()
+        page.start()
     try:
         for source in (answers, events):
             source.open({})
@@ -215,6 +220,8 @@ def join(settings: JoinSettings) -> ExitCode:
     finally:
         for source in (answers, events):
             source.close()
+        if page is not None:
+            page.stop()
         if server is not None:
             server.stop()
     logger.info("joined", **summary(joiner))

@@ -165,6 +165,7 @@ _LIMITS = (
               help="Events over which quality is measured.")  # fmt: skip
 @click.option("--wait", "wait_s", type=Finite(min=0, min_open=True), default=3600.0, show_default=True,
               help="Seconds that an answer waits for its event.")  # fmt: skip
+@click.option("--token", envvar="CTR_TOKEN", hidden=True)  # from the environment alone: a command line is seen by ps
 @click.option("--max-waiting", type=click.IntRange(min=1), default=1_000_000, show_default=True,
               help="Answers that wait at most; the oldest make room. About 1 kB each.")  # fmt: skip
 def join(**options: Any) -> None:
