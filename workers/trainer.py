@@ -72,8 +72,9 @@ _SAY_S = 1.0
 
 def warm_up(spec: Spec) -> None:
     """Compile every kernel that learning takes, on a model that is thrown away."""
-    encode_rows(spec, [{}], times_s=0.0)
-    Model(spec, max_rows=1024).warm_up()
+    model = Model(spec, max_rows=1024)
+    model.warm_up()
+    Progressive(spec, 1000).warm_up(encode_rows(spec, [{}], times_s=0.0), model.take_dirty())
 
 
 class Trainer:
