@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,7 +31,6 @@ from ctr.kernels import simd
 from ctr.model import Model
 from ctr.model.table import Table
 from ctr.quality import Progressive
-from ctr.quality.drift import BLOCK_EVENTS
 from ctr.spec import Spec
 from ctr.store import Cut, GuardRecord, Lease, ModelWriter
 from workers.committer import Committer, Pace
@@ -78,12 +76,9 @@ def warm_up(spec: Spec) -> None:
     """
     at, line = np.zeros(1, np.int64), b"{}"
     open_reader(spec).read(Messages(line, at, at + len(line), at.astype(np.int32), at + 1, np.zeros(1)))
-    model, quality = Model(spec, max_rows=1024), Progressive(spec)
+    model = Model(spec, max_rows=1024)
     model.warm_up()
-    batch = replace(encode_rows(spec, [{}], times_s=0.0), labels=np.full(1, spec.model.label_range[0], np.float32))
-    quality.add(batch, model.learn_many(batch))
-    quality.drift.add(np.repeat([0.0, 1.0], 64 * BLOCK_EVENTS))  # finds a change
-    quality.guard.judge(model.take_dirty())
+    Progressive(spec, 1000).warm_up(encode_rows(spec, [{}], times_s=0.0), model.take_dirty())
 
 
 class Trainer:

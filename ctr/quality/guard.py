@@ -91,7 +91,7 @@ class Guard:
         bound = self._limits.max_normalized_entropy
         self._observe(
             p, np.ascontiguousarray(labels), np.ascontiguousarray(weights), losses, self._squared,
-            REFERENCE_EVENTS if self.armed else np.inf, bound if bound is not None and self.armed else np.inf,
+            float(REFERENCE_EVENTS) if self.armed else np.inf, bound if bound is not None and self.armed else np.inf,
             self._ring, self._state, self._base, self._scratch, self._found, self._told,
         )  # fmt: skip
         self._events += int(np.count_nonzero(losses == losses))  # noqa: PLR0124  NaN is not

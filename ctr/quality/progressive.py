@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ctr import metrics
 from ctr.events.batch import Batch
-from ctr.quality.drift import Drift
+from ctr.quality.drift import BLOCK_EVENTS, Drift
 from ctr.quality.figures import Quality
 from ctr.quality.guard import Guard
 from ctr.quality.windows import WINDOWS, Windows
+from ctr.rows import RowBlock
 from ctr.spec import Spec
 
 _FIGURES = {
@@ -41,6 +44,14 @@ class Progressive:
         losses = self.windows.add(batch, p)
         self.guard.observe(p, batch.labels, batch.weights, losses)
         return self.drift.add(losses)
+
+    def warm_up(self, batch: Batch, rows: RowBlock) -> None:
+        """Compile all kernels, on a batch of some event and a cut's rows; for one that is thrown away."""
+        few = replace(batch, labels=np.zeros(len(batch), np.float32))
+        self.add(few, np.full(len(batch), 0.5, np.float32))
+        self.drift.add(np.repeat([0.0, 1.0], 64 * BLOCK_EVENTS))  # a change: the window is cut
+        self.guard.judge(rows)
+        self.guard.accept()
 
     def numbers(self) -> dict[str, metrics.Value]:
         """Metrics of quality, drift and guard."""

@@ -18,9 +18,10 @@ def messages(lines):
     return Messages(b"".join(lines), end - lengths, end, np.zeros(n, np.int32), np.arange(n), np.full(n, 1.8e9))
 
 
-@pytest.mark.parametrize("more", ["", '\n[quality]\nslices = ["device"]'], ids=["plain", "sliced"])
-def test_a_warm_trainer_compiles_nothing(monkeypatch, more):
-    spec = specification.parse(SPEC + more)
+@pytest.mark.parametrize("multi", ["false", "true"])
+def test_a_warm_trainer_compiles_nothing(monkeypatch, multi):
+    text = SPEC.replace('{ name = "site" }', f'{{ name = "site", multi = {multi} }}')
+    spec = specification.parse(text + '\n[quality]\nslices = ["device"]')
     warm_up(spec)
 
     def compiled(self, *_arguments, **_options):
@@ -28,10 +29,12 @@ def test_a_warm_trainer_compiles_nothing(monkeypatch, more):
 
     monkeypatch.setattr(Dispatcher, "_compile_for_args", compiled)
     reader, model, quality = open_reader(spec), Model(spec), Progressive(spec)
-    lines = market_lines(20_000)
+    lines = market_lines(30_000)
     for begin in range(0, len(lines), 5000):
         batch, refused = reader.read(messages(lines[begin : begin + 5000]))
         assert not refused
         quality.add(batch, model.learn_many(batch))
         assert quality.guard.judge(model.take_dirty()) == ()
+        quality.guard.accept()
     assert quality.drift.window_events > 0
+    assert quality.guard.armed
