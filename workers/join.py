@@ -144,7 +144,6 @@ class Joiner:
         ))  # fmt: skip
         answers = [matched[offset - 1][2] for offset in batch.offsets.tolist()]  # a refused one is left out
         self.windows.add(batch, np.array([answer.p for answer in answers], np.float32))
-        self.counts["joined"] += len(answers)
         if answers and answers[-1].staleness_s is not None:
             self.staleness_s = answers[-1].staleness_s
         if time.monotonic() >= self._compare_due:
@@ -153,6 +152,7 @@ class Joiner:
         self._may_compare -= some
         compare_keys(self._spec, batch.slice(0, some), [answer.row for answer in answers[:some]], self.skew)
         self.skew.events += some
+        self.counts["joined"] += len(answers)  # last: who sees it sees the rest
 
     def numbers(self) -> dict[str, metrics.Value]:
         """Metrics; names of `ctr.metrics.JOIN`."""

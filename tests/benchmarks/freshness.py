@@ -43,16 +43,16 @@ class Steady(Feeder):
             probe_at, number = start, 0
             while not self.stopping.is_set():
                 now = time.monotonic()
-                if start + self.sent / RATE <= now:
-                    n, records = self._batches[turn % len(self._batches)]
-                    self._produce(turn % PARTITIONS, records, turn)
-                    self.sent, turn = self.sent + n, turn + 1
-                elif self._probing.is_set() and probe_at <= now:
+                if self._probing.is_set() and probe_at <= now:  # first: they are sent even where the rate is not held
                     value = f"probe-{number}"
                     [(_, records)] = record_batches([json.dumps({"label": 1, "C1": value}).encode()])
                     self.sent_at[value] = time.perf_counter()
                     self._produce(number % PARTITIONS, records, turn)
                     number, probe_at = number + 1, max(probe_at + EVERY_S, now)
+                elif start + self.sent / RATE <= now:
+                    n, records = self._batches[turn % len(self._batches)]
+                    self._produce(turn % PARTITIONS, records, turn)
+                    self.sent, turn = self.sent + n, turn + 1
                 else:
                     self.stopping.wait(0.001)
         except Exception as error:
@@ -74,6 +74,7 @@ def watch(address, feeder, seconds):
             if time.monotonic() >= until:
                 feeder.stopping.set()
                 if not waiting:
+                    assert took, "no event was sent"
                     return np.array(took)
                 assert time.monotonic() < until + GIVE_UP_S, f"{len(waiting)} events never became visible"
             rows = [{}, *({"C1": value} for value in waiting)]

