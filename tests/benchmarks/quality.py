@@ -39,6 +39,7 @@ def paired(model, batches, quality):
         for batch in batches:
             quality.add(batch, model.learn_many(batch))
         rows = model.take_dirty()
+        quality.settle()
         if turn % 3 == 0:
             quality.guard.judge(rows)
             quality.guard.accept()
