@@ -39,7 +39,6 @@ def test_events_after_the_warm_up_compile_nothing(multi):
     for first in range(0, len(lines), 1000):
         part = batch.slice(first, first + 1000)
         quality.add(part, model.learn_many(part))
-        quality.settle()
         quality.guard.judge(model.take_dirty())
         quality.guard.accept()
     assert quality.guard.armed
