@@ -62,8 +62,7 @@ class Learner:
             self._salts = partition_salts(standing.partitions)
         if chunk.batch is not None:
             p = self._predicted(chunk.batch, standing.partitions)
-            if self._quality.add(chunk.batch, p):
-                self._log.warning("drift", loss=self._quality.drift.mean, events=self._quality.drift.window_events)
+            self._say_drift(self._quality.add(chunk.batch, p))
             if len(chunk.batch):
                 self.event_s = max(self.event_s, float(np.max(chunk.batch.times_s)))
         self.standing = standing
@@ -83,8 +82,13 @@ class Learner:
         p, fresh = self._replay.learn_many(batch, partitions, salts=self._salts)
         return np.where(fresh, p, np.float32(np.nan))
 
+    def _say_drift(self, changed: bool) -> None:
+        if changed:
+            self._log.warning("drift", loss=self._quality.drift.mean, events=self._quality.drift.window_events)
+
     def cut(self) -> Cut:
-        """Freeze what was learned since the last one."""
+        """Freeze what was learned since the last one; its events are counted, so that it can be judged."""
+        self._say_drift(self._quality.settle())
         return Cut(
             rows=self.model.take_dirty(),
             offsets=self.positions,

@@ -219,6 +219,7 @@ class Trainer:
         self._end_pipeline()
         while True:
             try:
+                self._quality.settle()
                 self._patiently(self._gate.begin)
                 memory = self._learner if skip_to is None else None
                 self._learner = self._take_over.run(warm=warm, memory=memory, skip_to=skip_to)

@@ -54,6 +54,7 @@ def learn(spec, batches):
     model, served, quality = Model(spec), Model(spec), Progressive(spec)
     for number, batch in enumerate(batches):
         quality.add(batch, model.learn_many(batch))
+        quality.settle()
         rows = model.take_dirty()
         if quality.guard.judge(rows):
             return served, number

@@ -19,7 +19,7 @@ from ctr import metrics
 from ctr.quality import Progressive
 from ctr.spec import Quality
 
-ROUNDS, WARM_UP = 60, 4
+ROUNDS, WARM_UP = 120, 4
 BATCH, BATCHES = 2000, 40
 """As many events as come out of Kafka at once, and of a cut."""
 T_975 = 2.0
@@ -39,6 +39,7 @@ def paired(model, batches, quality):
         for batch in batches:
             quality.add(batch, model.learn_many(batch))
         rows = model.take_dirty()
+        quality.settle()
         if turn % 3 == 0:
             quality.guard.judge(rows)
             quality.guard.accept()

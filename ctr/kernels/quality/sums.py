@@ -58,10 +58,11 @@ def count(
         sums[slot, window, PREDICTIONS] += c * prediction
         sums[slot, window, LOSS] += c * loss
         sums[slot, window, SQUARES] += c * square
-        if at >= 0:
+        if at >= 0 and label < 1.0:
             bins[slot, at, window, NEGATIVE] += c * (1.0 - label)
-            bins[slot, at, window, POSITIVE] += c * label
             bins[slot, at, window, P_NEGATIVE] += c * (1.0 - label) * prediction
+        if at >= 0 and label > 0.0:
+            bins[slot, at, window, POSITIVE] += c * label
             bins[slot, at, window, P_POSITIVE] += c * label * prediction
 
 

@@ -34,6 +34,7 @@ def test_series_are_bounded_whatever_values_a_field_has():
     for seed in range(12):
         events = batch(2000, seed)
         quality.add(events, np.full(2000, 0.2, np.float32))
+        quality.settle()
         quality.windows.slices.name({int(key): f"f={key}" for key in events.keys.tolist()})
     text = generate_latest(metrics.registry(metrics.QUALITY + metrics.GUARD, quality.numbers)).decode()
     lines = [line for line in text.splitlines() if line.startswith("ctr_")]
