@@ -96,7 +96,7 @@ class Learner:
             gone=self.model.take_gone(),
             origins=self.origins,
             marks=self.standing.marks,
-            skipped=self.standing.skipped,
+            skipped=self._skipped,
         )
 
     @property
@@ -105,9 +105,17 @@ class Learner:
         return Watermarks(self.event_s, self.arrival_s)
 
     @property
+    def _skipped(self) -> dict[str, list[tuple[int, int]]]:
+        """Spans of offsets that the store will not have: lost by the log and accepted, or discarded by an operator."""
+        spans = {name: list(jumps) for name, jumps in self.standing.skipped.items()}
+        for name, span in self.left_out.items():
+            spans.setdefault(name, []).append(span)
+        return spans
+
+    @property
     def gaps(self) -> dict[str, int]:
-        """Events of each partition that were given up since the model was made, because the log had lost them."""
-        now = {name: sum(last - first for first, last in jumps) for name, jumps in self.standing.skipped.items()}
+        """Events of each partition that were given up since the model was made: lost, or discarded."""
+        now = {name: sum(last - first for first, last in jumps) for name, jumps in self._skipped.items()}
         return {name: self._gaps.get(name, 0) + now.get(name, 0) for name in {**self._gaps, **now}}
 
     @property

@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from workbench import FIELDS, ctr, learned_counts, logged, market_lines, metric, stored, touched, trainer, wait_for
 
-from ctr.store import connect
+from ctr.store import connect, read_model
 from workers.lifecycle import ExitCode
 
 SPEC = """
@@ -129,6 +129,9 @@ def test_flipped_labels_are_held_back_and_discarded(stream, redis_url, market):
         learned_all(worker, client, size(*market))
         assert learned_counts(stored(client, "ads@1")[0], 4) == touched([*healthy, *after], FIELDS)
         assert metric(worker, "ctr_guard_discarded_offsets_total") == size(poisoned)
+        assert metric(worker, "ctr_source_gap_events_total") == size(poisoned)
+        gaps = {int(client.hget(keys.meta, f"gap:{name}")) for keys in read_model(client, "ads").keys}
+        assert gaps == {size(poisoned)}, "every shard counts what it lacks, in the commit that moves its offset"
         told = record(redis_url)
         assert told["state"] == "watching"
         assert [gap["from_to"] for gap in told["discarded"]] == [{name: [size(healthy), size(healthy, poisoned)]}]

@@ -34,6 +34,7 @@ def test_a_warm_trainer_compiles_nothing(monkeypatch, multi):
         batch, refused = reader.read(messages(lines[begin : begin + 5000]))
         assert not refused
         quality.add(batch, model.learn_many(batch))
+        quality.settle()
         assert quality.guard.judge(model.take_dirty()) == ()
         quality.guard.accept()
     assert quality.drift.window_events > 0
