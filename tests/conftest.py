@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import uuid
 import warnings
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ with warnings.catch_warnings():
 from deploy.local.chromium import browser
 from deploy.local.process import ServiceMissingError, free_port
 from deploy.local.redis import Redis
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background of a shell; children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
 

@@ -105,6 +105,7 @@ def commands(model_id: str) -> list[tuple[object, ...]]:
         ("HSCAN", keys.rows, 0, "COUNT", 1), ("HDEL", keys.rows, "1"),
         ("HSET", f"{keys.rows}:new", "12345678", "row"), ("RENAME", f"{keys.rows}:new", keys.rows),
         ("XADD", keys.changes, "MAXLEN", "~", 64, "1-0", "nonce", "0"), ("XRANGE", keys.changes, "-", "+"),
+        ("XREVRANGE", keys.changes, "+", "-", "COUNT", 1),
         ("MEMORY", "USAGE", keys.rows), ("SCAN", 0, "MATCH", f"{tag}*", "COUNT", 1),
         ("UNLINK", keys.rows, keys.changes, keys.meta), ("UNLINK", f"{keys.rows}:new"),
         ("UNLINK", f"{tag}:names"), ("UNLINK", f"{tag}:lease"), ("UNLINK", spec_key(model_id)),
