@@ -5,7 +5,7 @@ from workbench import SPEC, market_lines
 
 from ctr import spec as specification
 from ctr.errors import CtrError
-from ctr.store import Lease, ModelWriter, connect, create_model
+from ctr.store import GuardRecord, Lease, ModelWriter, connect, create_model
 from workers import trainer as module
 from workers.dead_letters import FileDeadLetters, RefusalLimit
 from workers.lifecycle import Shutdown
@@ -41,7 +41,7 @@ def learned(url, path, generation):
         trainer = Trainer(
             spec, FileSource(path, follow=False, max_line_bytes=1 << 20), writer, lease, CtrError,
             FileDeadLetters(path.with_suffix(".dlq")), Shutdown(), limit=RefusalLimit(0, 1.0), outage_limit_s=10.0,
-            window=1000, scan_threads=0,
+            window=1000, scan_threads=0, record=GuardRecord(client, spec.model_id, lease.token),
         )  # fmt: skip
         trainer.run()
         lease.close()

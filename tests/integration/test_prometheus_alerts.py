@@ -15,21 +15,18 @@ from promql import panel_queries
 from workbench import SPEC, ctr, logged, market_lines, metric, scorer, send, trainer, wait_for
 
 from ctr import __version__, log
-from ctr.metrics import GUARD, QUALITY, SCORER, TRAINER
+from ctr.metrics import SCORER, TRAINER
 from deploy.docs.metrics import most_series
 from deploy.local.process import free_port
 from deploy.local.prometheus import RULES, Prometheus
-from workers import cli
 
 TIMES = 30
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 THRESHOLDS = {"> 30\n": "> 2\n", "ctr_commit_last_seconds > 30)": "ctr_commit_last_seconds > 2)"}
 """Of CtrTrainerStalled: seconds, but no duration of Prometheus'."""
 
-ELSEWHERE = {"ctr_names", "ctr_snapshots", "ctr_snapshot_last_seconds", "ctr_source_gap_events"}
+ELSEWHERE = {"ctr_names", "ctr_snapshots", "ctr_snapshot_last_seconds", "ctr_source_gap_events", "ctr_score_answers"}
 """Metrics of what these workers were not asked to do."""
-
-GUARDED = "guard" in cli.main.commands  # it comes with a branch of its own: until then rubbish alone is the poison
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
@@ -84,7 +81,7 @@ def watched(kafka, breakable_redis, topic, tmp_path):
     if shutil.which("prometheus") is None:
         (pytest.fail if CI else pytest.skip)("no prometheus: deploy/setup.sh services")
     spec, name = tmp_path / "ads.toml", topic()
-    spec.write_text(SPEC + GUARDED * "[guard]\nmin_events = 1000\n")
+    spec.write_text(SPEC + "[guard]\nmin_events = 1000\n")
     trains = trainer(
         tmp_path, spec, "--kafka", kafka.bootstrap, "--topic", name, "--redis", breakable_redis.url, "--create",
         "--refused-run", 0, "--refused-share", 1,
@@ -146,21 +143,21 @@ def test_breakdowns_are_told_of_and_their_end_too(watched, kafka):
     assert metric(trains, "ctr_events_total", result="refused") == 1000
     send(kafka, name, market_lines(1000, seed=3))
     wait_for(lambda: "CtrDeadLetters" not in prometheus.firing(), within_s=45)
-    if GUARDED:  # a stream of wrong labels: nothing of it reaches the store, and learning waits for us
-        send(kafka, name, market_lines(16_000, seed=4))
-        wait_for(lambda: metric(trains, "ctr_guard_armed") == 1)
-        send(kafka, name, [json.dumps(e | {"click": 1 - e["click"]}).encode() for e in map(json.loads, lines)])
-        (guard,) = wait_for(lambda: prometheus.firing().get("CtrGuardRefusing"), within_s=30)
-        assert guard["labels"]["severity"] == "page"
-        behind = f"{name}:0={2000 + 3000 + 1000 + 16_000 + len(lines)}"
-        decision = ("guard", "ads", "discard", "--to", behind, "--redis", redis.url)
-        wait_for(lambda: ctr(*decision).returncode == 0)  # the alert may be quicker than the record
-        wait_for(lambda: "CtrGuardRefusing" not in prometheus.firing(), within_s=30)
+    # a stream of wrong labels: nothing of it reaches the store, and learning waits for us
+    send(kafka, name, market_lines(16_000, seed=4))
+    wait_for(lambda: metric(trains, "ctr_guard_armed") == 1)
+    send(kafka, name, [json.dumps(e | {"click": 1 - e["click"]}).encode() for e in map(json.loads, lines)])
+    (guard,) = wait_for(lambda: prometheus.firing().get("CtrGuardRefusing"), within_s=30)
+    assert guard["labels"]["severity"] == "page"
+    behind = f"{name}:0={2000 + 3000 + 1000 + 16_000 + len(lines)}"
+    decision = ("guard", "ads", "discard", "--to", behind, "--redis", redis.url)
+    wait_for(lambda: ctr(*decision).returncode == 0)  # the alert may be quicker than the record
+    wait_for(lambda: "CtrGuardRefusing" not in prometheus.firing(), within_s=30)
 
     exposed = set(prometheus.get("label/__name__/values"))
     silent = {metric.name for metric in (*TRAINER, *SCORER) if not exposed >= set(metric.exposed)}
-    silent -= {name for name in silent if name.startswith("ctr_redis_")}  # every ten seconds, by a branch of its own
-    assert silent <= ELSEWHERE | (set() if GUARDED else {metric.name for metric in (*QUALITY, *GUARD)})
+    silent -= {name for name in silent if name.startswith("ctr_redis_")}  # every ten seconds
+    assert silent <= ELSEWHERE
     for worker, role in ((trains, "trainer"), (serves, "scorer")):
         assert {line["version"] for line in logged(worker)} == {__version__}
         assert role in {line["worker"] for line in logged(worker)}

@@ -127,6 +127,8 @@ class KafkaSource:
             held = [self._name(tp) for tp in tps if self._name(tp) in offsets]
             origin = first if held else self._origins(first, ends)
             self._topic_id = marks.topic_id(self._consumer, self._topic)
+            for tp in tps:  # kafka-python looks at all positions when it is asked for one
+                self._consumer.seek(tp, first[tp])
             for tp in tps:
                 name = self._name(tp)
                 self._check_furthest(tp, ends[tp], *furthest.get(name, (offsets.get(name, 0), "")))
