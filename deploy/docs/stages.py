@@ -61,4 +61,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(json.loads((FOLDER / "end_to_end.json").read_text()), FOLDER / "stages.svg")
+    if (FOLDER / "end_to_end.json").exists():
+        draw(json.loads((FOLDER / "end_to_end.json").read_text()), FOLDER / "stages.svg")
+    else:
+        print("no picture of the stages: python tests/benchmarks/end_to_end.py --json deploy/docs/end_to_end.json")
