@@ -18,7 +18,7 @@ def files(tmp_path):
     return tmp_path / "ads.toml", tmp_path / "events.jsonl"
 
 
-@pytest.mark.slow  # compiles all kernels of a trainer and a scorer once more: a minute; tests/unit/kernels/test_isa.py runs in CI
+@pytest.mark.slow  # compiles all kernels of two workers once more: a minute; tests/unit/kernels/test_isa.py is in CI
 def test_workers_run_on_the_chosen_one_and_say_so(redis_url, files, tmp_path):
     spec, events = files
     done = ctr("train", spec, "--from", events, "--redis", redis_url, "--create")
