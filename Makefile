@@ -12,7 +12,7 @@ help:  ## this list
 setup:  ## the virtual environment with the locked packages
 	@PYTHON=$(PYTHON) bash deploy/setup.sh python
 
-services: setup  ## what real tests need: redis-server, Java, Maven, Prometheus
+services: setup  ## what real tests need: redis-server, Java, Maven, Prometheus, Chromium
 	@bash deploy/setup.sh services
 
 demo: setup  ## simulator -> trainer -> scorer on this machine, in under a minute (the first time two)

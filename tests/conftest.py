@@ -160,3 +160,13 @@ def shared_data():
     if not path.is_dir():
         pytest.skip(f"no click logs at {path}: set CTR_TEST_DATA")
     return path
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """Specification of the simulated market's events, as a file; tests of other events have a `spec` of their own."""
+    from workbench import SPEC
+
+    path = tmp_path / "ads.toml"
+    path.write_text(SPEC)
+    return path

@@ -134,7 +134,7 @@ class AnswerLog:
         self._waiting: list[tuple[Spec, bytes, Response, float]] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
-        self._log = log.get(worker="serve")
+        self._log = log.get(worker="scorer")
         self.counts: Counter[str] = Counter(dict.fromkeys(("written", "without_id", "dropped"), 0))
         """Rows by what became of them; `dropped` are requests."""
 

@@ -183,10 +183,9 @@ def join(settings: JoinSettings) -> ExitCode:
     joiner = Joiner(spec, wait_s=settings.wait_s, max_waiting=settings.max_waiting, window=settings.window)
     logger = log.get(worker="join", model=spec.model_id)
     place = Place.read(settings.answers)
-    if place.path is None:
-        answers = _open(place.bootstrap, place.topic, None, settings, "answers")
-    else:
-        answers = _open(None, None, place.path, settings, "answers")
+    if place.path is not None and not place.path.is_file():
+        raise SettingError("--answers", settings.answers, "a file that exists, or kafka://HOST:PORT/TOPIC")
+    answers = _open(place.bootstrap, place.topic, place.path, settings, "answers")
     events = _open(settings.kafka, settings.topic, settings.path, settings, "events")
     turned = time.monotonic()
     server = page = None
@@ -205,13 +204,13 @@ def join(settings: JoinSettings) -> ExitCode:
             source.open({})
         logger.info("joining", answers=settings.answers)
         held: deque[tuple[float, Messages]] = deque()
-        both = _patient(answers, settings), _patient(events, settings)
+        next_answers, next_events = _patient(answers, settings), _patient(events, settings)
         # files are read to their ends one after the other; streams side by side, events a little later than answers
         while not shutdown.requested and not (answers.finished and events.finished and not held):
             turned = time.monotonic()
-            if (found := both[0]()) is not None:
+            if (found := next_answers()) is not None:
                 joiner.answered(found)
-            if (answers.finished or settings.follow or settings.kafka) and (found := both[1]()) is not None:
+            if (answers.finished or settings.follow or settings.kafka) and (found := next_events()) is not None:
                 held.append((turned, found))
             while held and (answers.finished or turned - held[0][0] >= settings.hold_s):
                 joiner.happened(held.popleft()[1])

@@ -7,20 +7,12 @@ import urllib.request
 
 import pytest
 from workbench import FIELDS, ctr, learned_counts, logged, market_lines, metric, stored, touched, trainer, wait_for
+from workbench import SPEC as MARKET
 
 from ctr.store import connect, read_model
 from workers.lifecycle import ExitCode
 
-SPEC = """
-name = "ads"
-fields = [{ name = "user" }, { name = "ad" }, { name = "site" }, { name = "device" }]
-[event]
-label = "click"
-time = "ts"
-[model]
-base_rate = 0.035
-[commit]
-interval_ms = 50
+SPEC = f"""{MARKET}
 [guard]
 min_events = 10000
 [quality]

@@ -9,7 +9,6 @@ from kafka.admin import OffsetSpec
 from test_record_batches import flip_a_byte, producer
 from workbench import (
     FIELDS,
-    SPEC,
     ctr,
     learned_counts,
     logged,
@@ -29,13 +28,6 @@ from workers.lifecycle import ExitCode
 from workers.sinks import KafkaSink
 from workers.sources import kafka as kafka_source
 from workers.sources.kafka import KafkaSource
-
-
-@pytest.fixture
-def spec(tmp_path):
-    path = tmp_path / "ads.toml"
-    path.write_text(SPEC)
-    return path
 
 
 @pytest.fixture

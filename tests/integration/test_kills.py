@@ -1,19 +1,11 @@
 """`ctr train` with sixteen shards, killed in mid-commit again and again: every row counts the events that touch it."""
 
-import pytest
 from tcp_proxy import Proxy
-from workbench import FIELDS, SPEC, learned_counts, logged, market_lines, send, stored, touched, trainer, wait_for
+from workbench import FIELDS, learned_counts, logged, market_lines, send, stored, touched, trainer, wait_for
 
 from ctr.store import ShardKeys, connect
 
 PARTITIONS, EVENTS, KILLS = 3, 24_000, 6
-
-
-@pytest.fixture
-def spec(tmp_path):
-    path = tmp_path / "ads.toml"
-    path.write_text(SPEC)
-    return path
 
 
 def send_evenly(kafka, topic, lines):

@@ -15,7 +15,6 @@ from kafka import TopicPartition
 from redis_servers import Configured, Masters
 from workbench import (
     FIELDS,
-    SPEC,
     ctr,
     learned_counts,
     logged,
@@ -33,13 +32,6 @@ from ctr.store import connect, read_model
 from ctr.store.keys import SLOTS, shard_keys, slot_of
 from deploy.local.process import HOST, Service
 from workers.lifecycle import ExitCode
-
-
-@pytest.fixture
-def spec(tmp_path):
-    path = tmp_path / "ads.toml"
-    path.write_text(SPEC)
-    return path
 
 
 @pytest.fixture

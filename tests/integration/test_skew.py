@@ -27,9 +27,9 @@ def trained(redis_url, tmp_path):
 
 
 def test_the_same_events_give_the_same_keys_and_probabilities(redis_url, trained, tmp_path):
-    worker = scorer(tmp_path, "ads", "--redis", redis_url, "--deadline", 5)
+    worker = scorer(tmp_path, "ads", "--redis", redis_url, "--preload", 0)  # cold, with the deadline of 50 ms
     worker.start()
-    for more in ((), ("--scorer", worker.address)):
+    for more in (("--scorer", worker.address), ()):
         done = ctr("skew", "ads", trained, "--redis", redis_url, *more)
         assert done.returncode == 0, done.stdout + done.stderr
         assert re.search(rf"features, all fields +{EVENTS:,} +0\n", done.stdout)
