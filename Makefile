@@ -42,6 +42,7 @@ pictures: services  ## pictures, tables and dashboards of the documentation, mad
 	@.venv/bin/pip install --quiet 'matplotlib>=3.9'
 	@$(PY) -m deploy.docs.transforms
 	@$(PY) -m deploy.docs.stages
+	@$(PY) -m deploy.docs.latency
 	@$(PY) -m deploy.docs.page
 	@$(PY) -m deploy.docs.metrics
 	@$(PY) -m deploy.grafana.dashboards

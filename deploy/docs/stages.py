@@ -9,10 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("svg")
 import matplotlib.pyplot as plt
+
+from deploy.docs.plots import save, style
 
 FOLDER = Path(__file__).parent
 LANES = (("fetch",), ("scan",), ("look-up", "update", "pack"), ("commit",))
@@ -31,10 +30,7 @@ def us_an_event(line: dict[str, Any], lookup_share: float) -> dict[str, float]:
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """Write the picture; the same bytes whenever the record is the same."""
-    mpl.rcParams |= {
-        "svg.hashsalt": "ctr", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 10,
-    }  # fmt: skip
+    style()
     lines = record["lines"]
     figure, axes = plt.subplots(len(lines), 1, figsize=(8.2, 1.9 * len(lines)), sharex=True, layout="constrained")
     for panel, line in zip([axes] if len(lines) == 1 else axes, lines, strict=True):
@@ -57,7 +53,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
         ceiling = f"at most {line['ceiling']:,} rows/s" if line["ceiling"] else "no ceiling on rows/s"
         panel.set_title(f"{ceiling}: {line['events_per_s']:,.0f} events/s, a cut every {line['interval_s']:.1f} s")
     panel.set_xlabel("us of work an event; lanes run beside each other, on two cores together with Kafka and Redis")
-    figure.savefig(path, metadata={"Date": None}, facecolor="white")
+    save(figure, path)
 
 
 if __name__ == "__main__":

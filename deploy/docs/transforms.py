@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from ctr.events.transforms import edge_bin, hour, log_bin, spline_weights, weekday
+from deploy.docs.plots import save, style
 
 EDGES = (0.0, 2.0, 5.0, 6.0, 10.0)
 COLOURS = ["#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#a463f2", "#9c6b4e", "#97bbf5"]
@@ -26,14 +24,11 @@ Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 def draw(path: Path) -> None:
     """Write the picture; the same bytes whenever the transforms are the same."""
-    mpl.rcParams |= {
-        "svg.hashsalt": "ctr", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 10, "lines.linewidth": 1.6,
-    }  # fmt: skip
+    style()
     figure, axes = plt.subplots(3, 2, figsize=(9.5, 8.6), layout="constrained")
     for one, panel in zip((log_bins, bins, basis, response, clock, cross), axes.flat, strict=True):
         one(panel)
-    figure.savefig(path, metadata={"Date": None}, facecolor="white")
+    save(figure, path)
 
 
 def log_bins(axes: Axes) -> None:

@@ -7,8 +7,10 @@ following the committer costs the echo nothing. Where others use the machine, to
 processor time of the server, read beside, does so less.
 
 Saturation: wrk, closed loop. Latency: a generator of its own here, open loop: a request is due at its time whatever
-became of those before it, and its latency counts from then on (no coordinated omission). `--seconds` a round; the JSON
-also holds latency against load, for a plot. Criteo's shape: 39 fields, of which 30 are a ranking's context.
+became of those before it, and its latency counts from then on (no coordinated omission); it goes before committer and
+Redis, with whom it shares a core (root), so that its own waiting is no latency. Rounds with the committer take turns
+with rounds without. `--seconds` a round; `--latency` writes latency against load, for the plot. Criteo's shape: 39
+fields, of which 30 are a ranking's context.
 
 Not named http.py: scripts beside it would then import it instead of the standard library's.
 """
@@ -18,9 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import select
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -39,6 +39,8 @@ from rich.table import Table as Grid
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from load import at_rate, preferred, requests, saturate  # noqa: E402
+
 from ctr.events import encode_rows  # noqa: E402  the repository's own, wherever this is run
 from ctr.model import Model  # noqa: E402
 from ctr.serving.server import open_socket, run  # noqa: E402
@@ -50,7 +52,7 @@ from deploy.local.redis import Redis  # noqa: E402
 NAMES = [f"I{i}" for i in range(1, 14)] + [f"C{i}" for i in range(1, 27)]
 CONTEXT, CANDIDATES, ADS = 30, 500, 5000
 COMMITTED_ROWS_PER_S, SHARDS = 50_000, 16
-CONNECTIONS = 16
+PREDICT, UNCOMMITTED = "predict, one row", "predict, no commits"
 LOADS = (0.1, 0.2, 1 / 3, 0.5, 0.7, 0.85)
 """Parts of the saturation at which latency is measured."""
 TOML = (
@@ -111,13 +113,13 @@ def commit(url, ready):
         cuts.append(type(block)(block.keys[order][:COMMITTED_ROWS_PER_S], block.data[order][:COMMITTED_ROWS_PER_S]))
     catalogue = [dict(list(row.items())[CONTEXT:]) for row in rows_of(ADS, 1)[0]]
     ads.put(client, "bench", ((f"ad-{i}", json.dumps(ad).encode()) for i, ad in enumerate(catalogue)))
-    Path(ready).write_text(str([len(cut) for cut in cuts]))
-    due, turn = time.monotonic(), 0
+    due, turn, written = time.monotonic(), 0, 0
     while True:
+        Path(ready).write_text(str(written))
         cut = cuts[turn % len(cuts)]
-        turn += 1
+        turn, written = turn + 1, written + len(cut)
         writer.commit(Cut(cut, {"t:0": n + turn}, watermarks(), origins={"t:0": 0}))
-        due += len(cut) / COMMITTED_ROWS_PER_S
+        due = max(due + len(cut) / COMMITTED_ROWS_PER_S, time.monotonic())  # after a stop it makes up for nothing
         time.sleep(max(0.0, due - time.monotonic()))
 
 
@@ -161,101 +163,12 @@ def answers(url):
         return False
 
 
-# ---- load -----------------------------------------------------------------------------------------------------------
-
-
-def requests(path, bodies, port):
-    """Whole requests, as bytes."""
-    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nContent-Type: application/json\r\nContent-Length: "
-    return [head.encode() + b"%d\r\n\r\n%s" % (len(body), body) for body in bodies]
-
-
-LUA = """
-local requests, at = {}, 0
-init = function(arguments)
-  local file = io.open(arguments[1], "rb")
-  local data = file:read("*a")
-  file:close()
-  local from = 1
-  while from <= #data do
-    local size = tonumber(data:sub(from, from + 9))
-    requests[#requests + 1] = data:sub(from + 10, from + 9 + size)
-    from = from + 10 + size
-  end
-end
-request = function() at = at % #requests + 1; return requests[at] end
-done = function(summary, latency)
-  io.write(string.format("\\nRESULT %d %d %d %d\\n", summary.requests, summary.duration,
-    latency:percentile(50), latency:percentile(99)))
-  local e = summary.errors
-  io.write(string.format("ERRORS %d\\n", e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
-
-
-def saturate(directory, name, sent, port, seconds, connections=CONNECTIONS):
-    """Requests a second that wrk gets answered, its one thread never idle."""
-    script, data = directory / "wrk.lua", directory / f"{name}.requests"
-    script.write_text(LUA)
-    data.write_bytes(b"".join(b"%010d%s" % (len(one), one) for one in sent))
-    done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", script, f"http://{HOST}:{port}/",
-         "--", data],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    lines = dict(line.split(" ", 1) for line in done.splitlines() if line.startswith(("RESULT", "ERRORS")))
-    if int(lines["ERRORS"]):
-        raise RuntimeError(f"{name}: wrk counts {lines['ERRORS']} errors\n{done}")
-    count, took_us, *_ = map(int, lines["RESULT"].split())
-    return count / took_us * 1e6
-
-
-def at_rate(sent, port, rate, seconds, connections=64):
-    """Latencies in seconds at a fixed rate, each from the moment its request was due; busy, so that it is in time."""
-    links = [socket.create_connection((HOST, port)) for _ in range(connections)]
-    poller, free, busy = select.epoll(), [], {}
-    for link in links:
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        poller.register(link, select.EPOLLIN)
-        free.append(link)
-    by_number = {link.fileno(): link for link in links}
-    total, begun, took = int(rate * seconds), 0, []
-    start = time.perf_counter() + 0.01
-    while len(took) < total:
-        now = time.perf_counter()
-        while begun < total and free and start + begun / rate <= now:
-            link = free.pop()
-            link.sendall(sent[begun % len(sent)])
-            busy[link.fileno()] = [start + begun / rate, -1, b""]
-            begun += 1
-        ready = poller.poll(0)
-        if not ready:
-            os.sched_yield()
-        for number, _ in ready:
-            link, state = by_number[number], busy[number]
-            data = state[2] + link.recv(1 << 18)
-            if state[1] < 0 and (end := data.find(b"\r\n\r\n")) >= 0:
-                if not data.startswith(b"HTTP/1.1 200"):
-                    raise RuntimeError(data[:300])
-                at = data.lower().index(b"content-length:") + 15
-                state[1] = end + 4 + int(data[at : data.index(b"\r\n", at)])
-            if 0 < state[1] <= len(data):
-                took.append(time.perf_counter() - state[0])
-                free.append(link)
-            else:
-                state[2] = data
-        if now - start > 4 * seconds + 5:
-            break  # it cannot keep up: what came back says enough
-    for link in links:
-        link.close()
-    return np.array(took)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=Path("serving_http.json"))
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--latency", type=Path, default=Path("latency.json"))
     parser.add_argument("--no-latency", action="store_true")
     parser.add_argument("--echo", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--commit", nargs=2, help=argparse.SUPPRESS)
@@ -311,7 +224,7 @@ def measure(directory, redis, served, other, started, options):
         in_full.append(json.dumps({"context": context, "candidates": [catalogue[i] for i in chosen]}).encode())
     suites = {
         "echo": (echo_port, "/", predict),
-        "predict, one row": (port, "/v1/models/bench:predict", predict),
+        PREDICT: (port, "/v1/models/bench:predict", predict),
         "rank 500 by id": (port, "/v1/models/bench:rank", by_id),
         "rank 500 as JSON": (port, "/v1/models/bench:rank", in_full),
     }
@@ -331,7 +244,7 @@ def measure(directory, redis, served, other, started, options):
     for name, (at, made) in sent.items():  # rows are read, and answers are right, before a clock starts
         saturate(directory, name, made, at, 2)
     speeds, costs = {name: [] for name in suites}, {name: [] for name in suites}
-    behind = []
+    behind, begun = [], (time.monotonic(), int(ready.read_text()))
     for _ in range(options.rounds):
         for name, (at, made) in sent.items():
             process = started[2 if name == "echo" else 1]
@@ -350,28 +263,51 @@ def measure(directory, redis, served, other, started, options):
         cost, base = statistics.median(found), statistics.median(costs["echo"])
         report("http saturation, CPU time of the event loop", name, cost, "us/request", base, base / cost)
     report("http saturation, CPU time beside it", "following the store", statistics.median(behind), "% of the core")
+    committed = (int(ready.read_text()) - begun[1]) / (time.monotonic() - begun[0])
+    report("http saturation, committed meanwhile", "rows, to the same Redis", committed, "rows/s")
     if not options.no_latency:
-        latency(quietly, sent, medians["predict, one row"], options)
+        found = latency(quietly, sent, medians[PREDICT], started[0], options)
+        options.latency.write_text(json.dumps({"committed_rows_per_s": COMMITTED_ROWS_PER_S, "loads": found}) + "\n")
 
 
-def latency(quietly, sent, saturation, options):
-    """Both at the same rates, parts of what the scorer can answer at most."""
+def latency(quietly, sent, saturation, committer, options):
+    """All at the same rates, parts of what the scorer can answer at most: of each load p50 and p99 in milliseconds."""
+
+    def uncommitted(work):
+        committer.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(1.0)  # the scorer reads what was committed last
+            return work()
+        finally:
+            committer.send_signal(signal.SIGCONT)
+            time.sleep(1.0)
+
+    measured = []
     for load in LOADS:
-        found = {name: [] for name in ("echo", "predict, one row")}
-        for _ in range(options.rounds if load == 1 / 3 else 1):
+        rate = load * saturation
+        found = {name: [] for name in ("echo", PREDICT, UNCOMMITTED)}
+        for _ in range(options.rounds):
             for name, milliseconds in found.items():
-                at, made = sent[name]
-                took = quietly(name, lambda: at_rate(made, at, load * saturation, options.seconds))  # noqa: B023
+                at, made = sent["echo" if name == "echo" else PREDICT]
+
+                def work(at=at, made=made):
+                    with preferred():
+                        return at_rate(made, at, rate, options.seconds)  # noqa: B023
+
+                took = uncommitted(work) if name == UNCOMMITTED else quietly(name, work)
                 milliseconds.append(np.percentile(took, [50, 99]) * 1e3)
-        medians = {name: np.median(ms, axis=0) for name, ms in found.items()}
+        medians = {name: np.median(ms, axis=0).tolist() for name, ms in found.items()}
+        measured.append({"load": load, "requests_per_s": rate, **medians})
+        suite = f"http latency at {load:.2f} of {saturation:,.0f} requests/s"
         for at, what in enumerate(("p50", "p99")):
-            mine, base = (float(medians[name][at]) for name in ("predict, one row", "echo"))
-            suite = f"http latency at {load:.2f} of {saturation:,.0f} requests/s"
+            mine, base, alone = (medians[name][at] for name in (PREDICT, "echo", UNCOMMITTED))
             report(suite, f"predict, {what}", mine, "ms", base, mine / base)
+            report(suite, f"predict, {what}, against that without commits", mine, "ms", alone, mine / alone)
+    return measured
 
 
 def show():
-    grid = Grid("suite", "what", "value", "unit", "echo", "ratio", title="ctr serve on one core")
+    grid = Grid("suite", "what", "value", "unit", "baseline", "ratio", title="ctr serve on one core")
     for row in results:
         digits = ".2f" if row["unit"] == "ms" else ",.0f"
         value, base = ("" if row[key] is None else format(row[key], digits) for key in ("value", "baseline"))
