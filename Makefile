@@ -24,7 +24,7 @@ lint: setup  ## style, types and import rules
 	@.venv/bin/lint-imports
 
 test: setup services lint  ## everything but the slow tests, on a real Kafka and a real Redis
-	@.venv/bin/pytest -m "not slow" --numprocesses auto --dist loadfile
+	@.venv/bin/pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder  # long ones come first
 
 test-all: setup services lint  ## the slow tests too
 	@.venv/bin/pytest

@@ -162,6 +162,10 @@ class AnswerLog:
                 self.counts["dropped"] += 1
 
     def _run(self) -> None:
+        try:
+            self._opened()  # makes the topic: a reader need not wait for the first answer
+        except (SourceUnavailableError, OSError) as error:
+            self._log.warning("answers_cannot_be_written_yet", error=str(error))
         while not self._stopping.wait(_EVERY_S):
             self.write()
 
@@ -173,20 +177,24 @@ class AnswerLog:
             return
         lines = [line for entry in entries for line in self._lines(*entry)]
         try:
-            if self._sink is None:
-                bootstrap, topic = self._place.bootstrap, self._place.topic
-                assert bootstrap is not None, "a file has its sink from the start"
-                assert topic is not None, "as above"
-                from workers.sinks import KafkaSink  # noqa: PLC0415  kafka-python takes 0.3 s: only where needed
-
-                self._sink = KafkaSink(bootstrap, topic, login=self._login)
-            self._sink.send(lines)
-            self._sink.flush()
+            sink = self._opened()
+            sink.send(lines)
+            sink.flush()
         except (SourceUnavailableError, OSError) as error:
             self.counts["dropped"] += len(entries)
             self._log.warning("answers_dropped", requests=len(entries), error=str(error))
             return
         self.counts["written"] += len(lines)
+
+    def _opened(self) -> _Sink:
+        if self._sink is None:
+            bootstrap, topic = self._place.bootstrap, self._place.topic
+            assert bootstrap is not None, "a file has its sink from the start"
+            assert topic is not None, "as above"
+            from workers.sinks import KafkaSink  # noqa: PLC0415  kafka-python takes 0.3 s: only where needed
+
+            self._sink = KafkaSink(bootstrap, topic, login=self._login)
+        return self._sink
 
     def _lines(self, spec: Spec, body: bytes, response: Response, time_s: float) -> list[bytes]:
         said = dict(response.headers)

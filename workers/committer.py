@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +12,9 @@ from typing import Any, Protocol
 
 from ctr.errors import StoreUnavailableError
 from ctr.store import Cut
+
+NICE = 5
+"""Of the thread that sends, beside the learner's: where cores are short, cuts grow rarer, and learning goes on."""
 
 
 class Commits(Protocol):
@@ -107,6 +112,8 @@ class Committer:
 
     def _run(self, cut: Cut, sent: Future[None]) -> None:
         began = time.monotonic()
+        if sys.platform == "linux":  # where it is the thread's alone
+            os.nice(NICE)
         try:
             self._patiently(lambda: self._writer.commit(cut))
         except Exception as error:  # noqa: BLE001  handed over: raised where the worker is ended

@@ -34,7 +34,7 @@ _SKEW_WARN_S, _SKEW_FAIL_S = 0.5, 60.0
 _ROUND_TRIP_WARN_S = 0.005
 _FREE_BYTES = 1 << 30
 _CUT_BYTES = 2 << 30
-"""A trainer holds a cut of 1 GiB at most, twice for a moment: see `workers.trainer.CUT_BYTES`."""
+"""A trainer holds a cut of 1 GiB at most, twice for a moment: see `workers.publisher.CUT_BYTES`."""
 _BACKLOG_BYTES = 64 << 20
 
 

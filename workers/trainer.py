@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -32,37 +32,27 @@ from ctr.model import Model
 from ctr.model.table import Table
 from ctr.quality import Progressive
 from ctr.spec import Spec
-from ctr.store import Cut, GuardRecord, Lease, ModelWriter
-from workers.committer import Committer, Pace
+from ctr.store import GuardRecord, Lease, ModelWriter
 from workers.dead_letters import DeadLetters, RefusalLimit
 from workers.follower import Follower
 from workers.guard import Gate
 from workers.heartbeat import Heartbeat
 from workers.learner import Learner
-from workers.lifecycle import Deadline, Shutdown, retry
+from workers.lifecycle import Deadline, Shutdown
 from workers.names import NameTaker, SliceNamer
+from workers.patience import GRACE_S, Patience
 from workers.pipeline import Chunk, Clocks, Pipeline
 from workers.progress import Progress
+from workers.publisher import Publisher
 from workers.sources import Source
 from workers.standby import Standby
 from workers.takeover import TakeOver
 
-T = TypeVar("T")
-
 ROLES = ("standby", "writer")
-AHEAD_INTERVALS, AHEAD_S = 10, 0.25
-"""While a cut is under way learning goes on for so many commit intervals, and so long at least; then it waits for the
-store, and reading waits for it: a crash would have all that learned again."""
-CUT_BYTES = 1 << 30
-"""Rows that wait for a cut at most: they are copied when it is made. Learning waits where a cut may not be made yet."""
 _STUCK_S = 60.0
 """A loop that did not turn for so long is not alive."""
 _HUNG_S = 15.0
 """A loop that did not turn for so long gives its lease up: longer than any step of it takes."""
-_HEARTBEAT_S = 1.0
-"""A shorter interval commits only what moved; at least so often something is committed, if only watermarks."""
-_GRACE_S = 10.0
-"""Budget of a graceful stop."""
 _TURN_S = 0.1
 """A turn of the loop waits no longer than this for something to learn."""
 _BLOCKED_S = 0.02
@@ -127,6 +117,7 @@ class Trainer:
         self._log = log.get(worker="trainer", model=spec.model_id)
         self._pipeline: Pipeline | None = None
         self._source_is_ours = True
+        self._patiently = Patience(shutdown, outage_limit_s, self._turn_over, self._log)
         self._lease, self._heartbeat = lease, Heartbeat(lease, lambda: self._idle_s < _HUNG_S)
         self._standby = Standby(lease, open_follower, shutdown, self._turn_over, self._log)
         self._quality = Progressive(spec, window)
@@ -135,19 +126,14 @@ class Trainer:
         self._take_over = TakeOver(
             spec, source, writer, self._quality, self._patiently, self._turn_over, self._log
         )  # fmt: skip
-        self._committer = Committer(writer, self._send)
-        interval_s = spec.commit.interval_ms / 1000
-        self._pace = Pace(interval_s, spec.commit.rows_per_s)
-        self._ahead_s = max(AHEAD_S, AHEAD_INTERVALS * interval_s)
+        self._publisher = Publisher(spec, writer, self._gate, dead_letters, self._patiently, self._clocks)
         self._role = "standby"
         self._is_warmed_up = False
         self._learner: Learner | None = None
-        self._committed: Mapping[str, int] = {}
         self._turned = time.monotonic()
         self._is_ready = False
-        self._store_up = self._source_up = True
+        self._source_up = True
         self._counts: Counter[str] = Counter()
-        self._last_commit_s = 0.0
 
     def run(self) -> None:
         """Until the source is finished or a stop was asked for."""
@@ -223,11 +209,12 @@ class Trainer:
                 self._patiently(self._gate.begin)
                 memory = self._learner if skip_to is None else None
                 self._learner = self._take_over.run(warm=warm, memory=memory, skip_to=skip_to)
-                self._role, self._committed = "writer", {}
-                self._cut(self._learner)
-                while self._committer.busy:
+                self._role = "writer"
+                self._publisher.forget()
+                self._publisher.cut(self._learner)
+                while self._publisher.busy:
                     self._turn_over()
-                    self._acknowledge(self._committer.ended())
+                    self._publisher.ended()
                     time.sleep(_BLOCKED_S / 10)
                 break
             except ServerWentBackError as error:
@@ -253,20 +240,20 @@ class Trainer:
 
     def _stop(self) -> None:
         """Stop reading, then publish what was learned; what was read ahead is dropped, the log still has it."""
-        deadline = Deadline(_GRACE_S)
+        deadline = Deadline(GRACE_S)
         source_is_ours = self.stop_reading()
         try:
-            self._acknowledge(self._committer.wait(deadline.remaining))
+            self._publisher.wait(deadline.remaining)
             if self._learner is not None and not self._gate.refusing:
-                self._cut(self._learner, deadline)
-            self._acknowledge(self._committer.wait(deadline.remaining))
+                self._publisher.cut(self._learner, deadline)
+            self._publisher.wait(deadline.remaining)
         except ServerWentBackError as error:
             self._log.warning("server_went_back", error=str(error), next="the next start reads the log again")
         else:
             self._gate.remember(at_once=True)
             self.release()  # a stand-by goes on at once
             if source_is_ours:
-                self._source.committed(self._committed)
+                self._source.committed(self._publisher.committed)
             if self._names is not None:  # the store answers
                 self._names.stop()
         if self._gate.refusing and self._end_when_refused:
@@ -285,28 +272,28 @@ class Trainer:
         now, learner = self._turned, self._learner
         assert learner is not None, "a writer has one"
         try:
-            self._acknowledge(self._committer.ended())
+            acknowledged = self._publisher.ended()
         except (ServerWentBackError, ShardLostError) as error:
             if not self._patiently(self._heartbeat.look):
                 raise FencedError(f"{error}; and another trainer holds the lease") from error
             self._log.warning("server_went_back", error=str(error))
             self._recover()
             return
+        assert self._pipeline is not None, "made by _recover"
+        if acknowledged is not None:
+            self._pipeline.committed(acknowledged.offsets)
         if self._gate.refusing:
             self._await_decision()
             return
-        moved = learner.model.dirty_rows > 0 or learner.positions != self._committed
-        beats = moved or self._pace.since_s(now) >= _HEARTBEAT_S
-        if beats and not self._committer.busy and self._pace.is_due(now, learner.model.dirty_rows):
-            self._cut(learner)
-        # learning on would only make the next cut larger, or what a crash costs
-        if learner.waiting_bytes > CUT_BYTES or self._committer.under_way_s > self._ahead_s:
+        moved = self._publisher.has_moved(learner)
+        if self._publisher.is_due(learner, now):
+            self._publisher.cut(learner)
+        if self._publisher.is_behind(learner):
             self._shutdown.wait(_BLOCKED_S)
             self._clocks.waited_s["learn", "blocked"] += time.monotonic() - now
             return
-        assert self._pipeline is not None, "made by _recover"
         self._look_at_source(self._pipeline)
-        until_cut_s = self._pace.wait_s(now) if moved else _TURN_S
+        until_cut_s = self._publisher.wait_s(now) if moved else _TURN_S
         chunk = self._pipeline.take(min(_TURN_S, max(0.001, until_cut_s)))
         if chunk is not None:
             self._learn(learner, chunk)
@@ -322,9 +309,9 @@ class Trainer:
         elif not self._patiently(self._heartbeat.look):
             raise FencedError("another trainer holds the lease: the decision about a cut is not ours to act on")
         elif decision.what == "discard":
-            self._recover(skip_to=self._patiently(lambda: self._gate.discard(decision, self._committed)))
+            self._recover(skip_to=self._patiently(lambda: self._gate.discard(decision, self._publisher.committed)))
         else:
-            self._publish(self._patiently(self._gate.resume))
+            self._publisher.publish(self._patiently(self._gate.resume))
         self._clocks.waited_s["learn", "blocked"] += time.monotonic() - began
 
     def _refused(self) -> GuardRefusedError:
@@ -368,65 +355,6 @@ class Trainer:
             partition=partitions[example.partition], offset=example.offset, so_far=self._counts["refused"],
         )  # fmt: skip
 
-    # ---- publishing -------------------------------------------------------------------------------------------------
-
-    def _cut(self, learner: Learner, deadline: Deadline | None = None) -> None:
-        """Freeze what was learned and begin to publish it, unless the guard speaks against it.
-
-        Dead letters first: an event must never be counted as done and be nowhere.
-        """
-        self._patiently(self._dead_letters.flush, deadline)
-        began = time.perf_counter()
-        cut = learner.cut()
-        passes = self._gate.passes(cut)
-        self._clocks.busy_s["pack"] += time.perf_counter() - began
-        if passes:
-            self._publish(cut)
-
-    def _publish(self, cut: Cut) -> None:
-        self._pace.made(time.monotonic())
-        self._committer.send(cut)
-
-    def _acknowledge(self, cut: Cut | None) -> None:
-        """Take note of a cut that is in the store."""
-        if cut is None:
-            return
-        self._committed = cut.offsets
-        if self._pipeline is not None:
-            self._pipeline.committed(cut.offsets)
-        self._last_commit_s = time.time()
-        self._counts.update(commits=1, commit_rows=len(cut.rows), commit_gone=len(cut.gone))
-        self._gate.remember()
-
-    def _send(self, action: Callable[[], None]) -> None:
-        """Commit through outages; called by the committer's thread."""
-
-        def failed(error: CtrError, pause_s: float) -> None:
-            self._store_up = False
-            self._said(error, pause_s)
-
-        self._retried(action, failed, None)
-        if not self._store_up:
-            self._log.info("store_up")
-        self._store_up = True
-
-    def _patiently(self, action: Callable[[], T], deadline: Deadline | None = None) -> T:
-        """Do it in this thread, through outages."""
-
-        def failed(error: CtrError, pause_s: float) -> None:
-            self._turn_over()
-            self._said(error, pause_s)
-
-        return self._retried(action, failed, deadline)
-
-    def _retried(self, action: Callable[[], T], failed: Callable[[CtrError, float], None], end: Deadline | None) -> T:
-        grace_s = end.remaining if end else _GRACE_S
-        return retry(action, limit_s=self._outage_limit_s, shutdown=self._shutdown, grace_s=grace_s, failed=failed)
-
-    def _said(self, error: CtrError, pause_s: float) -> None:
-        self._counts["retries"] += 1
-        self._log.warning("retrying", error=str(error), pause_s=round(pause_s, 2))
-
     # ---- what others ask --------------------------------------------------------------------------------------------
 
     @property
@@ -455,7 +383,7 @@ class Trainer:
             return "loading"
         if self._gate.refusing:
             return f"the guard holds a cut back and nothing is learned: ctr guard {self._spec.model_id}"
-        return None if self._store_up else "the store does not answer"
+        return None if self._patiently.store_up else "the store does not answer"
 
     def summary(self) -> dict[str, Any]:
         """Where we stand, for progress and logs."""
@@ -475,7 +403,7 @@ class Trainer:
     def numbers(self) -> Mapping[str, metrics.Value]:
         """Every metric of `ctr.metrics.TRAINER`, as it stands now."""
         counts, pipeline, learner = self._counts, self._pipeline, self._learner
-        busy_s = {**self._clocks.busy_s, "commit": self._committer.busy_s}
+        busy_s = {**self._clocks.busy_s, "commit": self._publisher.busy_s}
         queued, names = {} if pipeline is None else pipeline.queued_events(), self._names
         return {
             "ctr_build_info": {(ctr.__version__, self._spec.model_id, simd.ISA): 1.0},
@@ -490,15 +418,8 @@ class Trainer:
             "ctr_stage_wait_seconds": dict(self._clocks.waited_s),
             "ctr_queue_events": {(stage,): float(events) for stage, events in queued.items()},
             "ctr_queue_bytes": 0.0 if pipeline is None else float(pipeline.queued_bytes),
-            "ctr_commits": float(counts["commits"]),
-            "ctr_commit_retries": float(counts["retries"]),
-            "ctr_commit_rows": float(counts["commit_rows"]),
-            "ctr_commit_gone": float(counts["commit_gone"]),
-            "ctr_commit_last_seconds": self._last_commit_s,
-            "ctr_commit_interval_seconds": self._pace.settled_s,
-            "ctr_commit_under_way_seconds": self._committer.under_way_s,
-            "ctr_store_up": float(self._store_up),
             "ctr_names": {(result,): float(n) for result, n in ({} if names is None else dict(names.counts)).items()},
+            **self._publisher.numbers(),
             **self._gate.numbers(),
             **({} if learner is None else learner.numbers()),
         }

@@ -25,24 +25,25 @@ WINDOWS = ("events", "time")
 
 
 class _Ring:
-    """Closed blocks of sums of one window; the open one is where the kernel adds, beside those of the other windows."""
+    """Sums of one window in blocks, of which the current one is open."""
 
     def __init__(self, sums: NDArray[np.float64], bins: NDArray[np.float64]) -> None:
-        self._open_sums, self._open_bins = sums, bins
-        self._sums = np.zeros((BLOCKS - 1, *sums.shape))
-        self._bins = np.zeros((BLOCKS - 1, *bins.shape))
-        self._next = 0
+        self._sums, self._bins = np.zeros((BLOCKS, *sums.shape)), np.zeros((BLOCKS, *bins.shape))
+        self._at = 0
+
+    def take(self, sums: NDArray[np.float64], bins: NDArray[np.float64]) -> None:
+        """Add to the open block."""
+        self._sums[self._at] += sums
+        self._bins[self._at] += bins
 
     def advance(self) -> None:
-        """Close the open block in the place of the oldest."""
-        self._sums[self._next], self._bins[self._next] = self._open_sums, self._open_bins
-        self._open_sums[:], self._open_bins[:] = 0, 0
-        self._next = (self._next + 1) % (BLOCKS - 1)
+        """Close the open block; the next one takes the place of the oldest."""
+        self._at = (self._at + 1) % BLOCKS
+        self._sums[self._at], self._bins[self._at] = 0, 0
 
     def total(self, slot: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Sums of one slot over all blocks."""
-        sums, bins = self._sums[:, slot].sum(axis=0), self._bins[:, slot].sum(axis=0)
-        return sums + self._open_sums[slot], bins + self._open_bins[slot]
+        return self._sums[:, slot].sum(axis=0), self._bins[:, slot].sum(axis=0)
 
 
 class Windows:
@@ -65,10 +66,9 @@ class Windows:
         self._block_events = max(1, events // BLOCKS)
         self._block_s = spec.quality.window_s / BLOCKS
         slots, n_bins = self.slices.slots, 1 if self._squared else N_BINS
-        self._sums, self._bins = np.zeros((slots, len(WINDOWS), N_SUMS)), np.zeros((slots, n_bins, len(WINDOWS), 4))
-        self._rings = {
-            name: _Ring(self._sums[:, window], self._bins[:, :, window]) for window, name in enumerate(WINDOWS)
-        }
+        self._sums, self._bins = np.zeros((slots, N_SUMS)), np.zeros((slots, n_bins, 4))
+        self._rings = {name: _Ring(self._sums, self._bins) for name in WINDOWS}
+        self._holds_sums = False
         self._in_block = 0
         self._due_s: float | None = None
         self._add = build.load("quality/sums").add
@@ -100,13 +100,21 @@ class Windows:
             begin = 0
             while begin < len(batch):
                 if self._in_block == self._block_events:
+                    self._hand_over()
                     self._rings["events"].advance()
                     self._in_block = 0
-                end = min(len(batch), begin + self._block_events - self._in_block)
+                end, before = min(len(batch), begin + self._block_events - self._in_block), self._sums[0, EVENTS]
                 self._add(p, labels, weights, slots, begin, end, self._squared, self._sums, self._bins, losses)
-                self._in_block = int(self._sums[0, 0, EVENTS])
-                begin = end
+                self._in_block += int(self._sums[0, EVENTS] - before)
+                begin, self._holds_sums = end, True
         return losses
+
+    def _hand_over(self) -> None:
+        """Events are counted once; before a block is closed, or measured, all windows get what was counted."""
+        if self._holds_sums:
+            for ring in self._rings.values():
+                ring.take(self._sums, self._bins)
+            self._sums[:], self._bins[:], self._holds_sums = 0, 0, False
 
     def _pass_time(self, now_s: float | None) -> None:
         now_s = time.monotonic() if now_s is None else now_s
@@ -115,6 +123,8 @@ class Windows:
         else:
             steps = max(0, int(np.ceil((now_s - self._due_s) / self._block_s + 1e-9)))
             self._due_s += steps * self._block_s
+        if steps:
+            self._hand_over()
         for _ in range(min(steps, BLOCKS)):
             self._rings["time"].advance()
 
@@ -122,5 +132,6 @@ class Windows:
         """Figures of what a window (one of `WINDOWS`) holds now, for one slot of `slices`."""
         with self._lock:
             self._pass_time(now_s)
+            self._hand_over()
             sums, bins = self._rings[window].total(slot)
         return of_errors(sums) if self._squared else of_clicks(sums, bins)

@@ -179,6 +179,7 @@ class Kafka(Service):
             "message.max.bytes": MESSAGE_MAX_BYTES,
             # Replayed events carry old timestamps: with any other value the broker deletes them at once.
             "log.retention.ms": -1,
+            "log.cleaner.backoff.ms": 1000,  # the default is to look for what to compact every 15 s
             "offsets.topic.num.partitions": 4,  # 50, the default, take seconds to make
             "offsets.topic.replication.factor": 1,
             "transaction.state.log.num.partitions": 4,

@@ -1,8 +1,8 @@
 """Commit throughput against a real Redis on the other core: `python tests/benchmarks/commit.py`.
 
 Rows of 39 fields, k = 4: 1,252 bytes each. The ways to write take turns, each figure is the median over rounds; read
-the ratios. Then how much a pure Python thread is held up while a commit runs beside it (the GIL), and how many events a
-second the masked replay after a crash in mid-commit takes.
+the ratios. Then how much a pure Python thread is held up while commits run beside it (the GIL; all on any core), and a
+learner (on a core of its own); and how many events a second the masked replay after a crash in mid-commit takes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from deploy.local.process import free_port  # noqa: E402
 from deploy.local.redis import Redis  # noqa: E402
 
 F, CHUNK = 39, 1000
+Cores = tuple[Sequence[int], Sequence[int]]
 
 
 def spec_of(shards: int) -> Spec:
@@ -94,29 +96,34 @@ def throughput(client: Client, count: int, rounds: int) -> list[tuple[str, float
     ]
 
 
-def held_up(client: Client, count: int, rounds: int) -> float:
-    """Speed of a thread that runs Python all the time beside commits, as a share of its speed alone.
+def kept(client: Client, count: int, rounds: int, work: Callable[[int], object], cores: Cores) -> float:
+    """Speed of a thread that works all the time beside commits, as a share of its speed alone.
 
-    Server, committer and that thread share two cores: both are left to the scheduler here.
+    `cores`: that thread's and the committer's.
     """
     rows = RowBlock(np.arange(1 << 40, (1 << 40) + count, dtype=np.uint64), np.zeros((count, 1252), np.uint8))
     writer = ModelWriter(client, read_model(client, "bench@s16"))
     writer.take_over()
+    os.sched_setaffinity(0, cores[1])
     shares = []
     for _ in range(rounds):
         turns, stop = [0], threading.Event()
 
         def spin(turns: list[int] = turns, stop: threading.Event = stop) -> None:
+            os.sched_setaffinity(0, cores[0])  # of this thread alone
             while not stop.is_set():
+                work(turns[0])
                 turns[0] += 1
 
         thread = threading.Thread(target=spin)
         thread.start()
-        began = time.perf_counter()
-        time.sleep(0.5)
-        alone = turns[0] / (time.perf_counter() - began)
+        time.sleep(0.1)
         at, began = turns[0], time.perf_counter()
-        writer.commit(Cut(rows, {"t:0": time.time_ns()}, Watermarks(), origins={"t:0": 0}))
+        time.sleep(0.5)
+        alone = (turns[0] - at) / (time.perf_counter() - began)
+        at, began = turns[0], time.perf_counter()
+        for _ in range(3):
+            writer.commit(Cut(rows, {"t:0": time.time_ns()}, Watermarks(), origins={"t:0": 0}))
         beside = (turns[0] - at) / (time.perf_counter() - began)
         stop.set()
         thread.join()
@@ -124,16 +131,29 @@ def held_up(client: Client, count: int, rounds: int) -> float:
     return statistics.median(shares)
 
 
-def replayed(count: int = 3000) -> float:
-    """Events a second of the masked replay, half of 16 shards ahead."""
-    rng = np.random.default_rng(2)
+def learning() -> Callable[[int], object]:
+    """What a learner does: micro-batches of 64 events, a table of 200,000 rows."""
+    model, batches = Model(spec_of(16)), [made(64, seed) for seed in range(200)]
+    for batch in batches:
+        model.learn_many(batch)
+    return lambda turn: model.learn_many(batches[turn % len(batches)])
+
+
+def made(count: int, seed: int) -> Batch:
+    """Events of 39 one-hot fields."""
+    rng = np.random.default_rng(seed)
     n = count * F
-    batch = Batch(
+    return Batch(
         rng.integers(1 << 40, (1 << 40) + 200_000, n, dtype=np.uint64), np.ones(n, np.float32),
         np.tile(np.arange(F, dtype=np.uint8), count), np.arange(count + 1) * F,
         (rng.random(count) < 0.3).astype(np.float32), np.ones(count, np.float32), np.full(count, 1.7e9),
         np.zeros(count, np.int32), np.arange(count), True,
     )  # fmt: skip
+
+
+def replayed(count: int = 3000) -> float:
+    """Events a second of the masked replay, half of 16 shards ahead."""
+    batch = made(count, 2)
     model = Model(spec_of(16))
     replay = Replay(model, [{"t:0": count if shard % 2 else 0} for shard in range(16)])
     replay.learn_many(batch.slice(0, 100), ["t:0"])
@@ -154,7 +174,8 @@ def bench_commits(count: int = 50_000, rounds: int = 9) -> None:
                 os.sched_setaffinity(0, cores[:1])
                 figures = throughput(client, count, rounds)
                 os.sched_setaffinity(0, cores)
-                share = held_up(client, count, rounds)
+                python = kept(client, count, rounds, lambda _turn: None, (cores, cores))
+                learned = kept(client, count, rounds, learning(), (cores[:1], cores[1:2] or cores))
         finally:
             os.sched_setaffinity(0, cores)
             server.stop()
@@ -162,7 +183,8 @@ def bench_commits(count: int = 50_000, rounds: int = 9) -> None:
     for way, speed, computing in figures:
         report(suite, f"{way} (baseline: one HSET a row)", speed, "rows/s", slow, speed / slow)
         report(suite, f"{way}: processor time of the client", 100 * computing, "%")
-    report(suite, "a thread of pure Python beside commits (baseline: alone)", 100 * share, "%", 100, share)
+    report(suite, "a thread of pure Python beside commits (baseline: alone)", 100 * python, "%", 100, python)
+    report(suite, "learn_many on its own core beside commits (baseline: alone)", 100 * learned, "%", 100, learned)
     report(suite, "masked replay, half of 16 shards ahead", replayed(), "events/s")
 
 

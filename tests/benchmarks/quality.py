@@ -19,7 +19,7 @@ from ctr import metrics
 from ctr.quality import Progressive
 from ctr.spec import Quality
 
-ROUNDS, WARM_UP = 120, 4
+ROUNDS, WARM_UP = 240, 4
 BATCH, BATCHES = 2000, 40
 """As many events as come out of Kafka at once, and of a cut."""
 T_975 = 2.0

@@ -6,7 +6,7 @@ from workbench import SPEC, market_lines
 from ctr import spec as specification
 from ctr.errors import CtrError
 from ctr.store import GuardRecord, Lease, ModelWriter, connect, create_model
-from workers import trainer as module
+from workers import publisher as module
 from workers.dead_letters import FileDeadLetters, RefusalLimit
 from workers.lifecycle import Shutdown
 from workers.sources import files

@@ -6,7 +6,19 @@ import urllib.error
 import urllib.request
 
 import pytest
-from workbench import FIELDS, ctr, learned_counts, logged, market_lines, metric, stored, touched, trainer, wait_for
+from workbench import (
+    FIELDS,
+    ctr,
+    exit_code,
+    learned_counts,
+    logged,
+    market_lines,
+    metric,
+    stored,
+    touched,
+    trainer,
+    wait_for,
+)
 from workbench import SPEC as MARKET
 
 from ctr.store import connect, read_model
@@ -157,6 +169,39 @@ def test_a_crash_while_a_cut_is_held_back_loses_nothing(stream, redis_url, marke
         assert stored(client, "ads@1") == before, "judged again, by what the record remembers of the healthy events"
         worker.stop()
         assert stored(client, "ads@1") == before, "nor is it sent at the end"
+
+
+def test_a_stand_by_that_takes_over_judges_for_itself_and_the_first_one_lets_its_cut_go(
+    stream, redis_url, market, tmp_path
+):
+    first, append = stream
+    second = trainer(
+        tmp_path / "2", tmp_path / "ads.toml", "--from", tmp_path / "events.jsonl", "--follow", "--redis", redis_url,
+        "--lease", "0.5",
+    )  # fmt: skip
+    healthy, poisoned, after = market
+    try:
+        with connect(redis_url) as client:
+            before = refuse(first, append, client, market)
+            refused = refusal(redis_url)
+            second.start()
+            assert metric(second, "ctr_role", role="standby") == 1
+            first.pause()
+            wait_for(lambda: metric(second, "ctr_guard_refusing") == 1)
+            again = refusal(redis_url)
+            assert again["since_s"] > refused["since_s"], "the record is the second one's"
+            assert stored(client, "ads@1")[0] == before[0], "what is served is unharmed"
+            [name] = again["positions"]
+            ctr("guard", "ads", "discard", "--to", f"{name}={size(healthy, poisoned)}", "--redis", redis_url)
+            append(after)
+            learned_all(second, client, size(*market))
+            first.resume()
+            assert wait_for(lambda: exit_code(first)) == ExitCode.FENCED
+            assert learned_counts(stored(client, "ads@1")[0], 4) == touched([*healthy, *after], FIELDS)
+            assert metric(second, "ctr_role", role="writer") == 1
+    finally:
+        first.resume()
+        second.stop()
 
 
 EXPLODING = """

@@ -142,7 +142,7 @@ COMPACTED = {
 
 
 def wait_for_the_cleaner(kafka, topic, at_most):
-    """Until compaction has left that many records; the broker looks every 15 s."""
+    """Until compaction has left that many records."""
     wait_for(lambda: len(by_record(kafka, topic)[0]) <= at_most, within_s=90, every_s=0.5)
 
 

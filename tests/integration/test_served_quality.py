@@ -42,7 +42,8 @@ def ask(worker, some):
 
 
 def test_served_predictions_meet_their_labels(kafka, redis_url, topic, tmp_path):
-    name, answers = topic(partitions=2), topic(partitions=1)
+    name = topic(partitions=2)
+    answers = f"{name}-answers"
     spec = tmp_path / "ads.toml"
     spec.write_text(SPEC)
     all_events = events()
@@ -56,6 +57,8 @@ def test_served_predictions_meet_their_labels(kafka, redis_url, topic, tmp_path)
     place = f"kafka://{kafka.bootstrap}/{answers}"
     served = scorer(tmp_path, "ads", "--redis", redis_url, "--deadline", 5, "--answers", place, "--answers-share", 1)
     served.start()
+    with kafka.admin() as admin:
+        wait_for(lambda: answers in admin.list_topics())  # made before anything is asked
     of_events = "--kafka", kafka.bootstrap, "--topic", name, "--start", "earliest"
     join = joiner(tmp_path, "ads", "--redis", redis_url, "--answers", place, *of_events)
     join.start()

@@ -129,23 +129,32 @@ def observe(
     ``ring`` (RING + 1, N_SUMS), ``state`` (2,) int64, ``base`` (N_SUMS,) reference from before, dropped once the ring
     is full; ``scratch`` (2, N_SUMS); ``found`` (N_FOUND,) largest so far; ``told`` (N_TOLD,).
     """
-    for i in range(p.shape[0]):
-        loss = losses[i]
-        if math.isnan(loss):
-            continue
-        c, label = counted(weights[i]), np.float64(y[i])
+    i, n = 0, p.shape[0]
+    while i < n:
         block = ring[state[AT]]
-        block[EVENTS] += 1.0
-        block[WEIGHT] += c
-        block[SQUARED_WEIGHT] += c * c
-        block[LABELS] += c * label
-        block[SQUARED_LABELS] += c * label * label
-        block[PREDICTIONS] += c * np.float64(p[i])
-        block[LOSS] += c * loss
-        block[SQUARED_LOSS] += c * loss * loss
-        block[LOSS_LABELS] += c * loss * label
-        if block[EVENTS] < BLOCK_EVENTS:
-            continue
+        events, weight, squared_weight, label_sum, squared_labels, predictions, loss_sum, squared_loss, loss_labels = (
+            block[EVENTS], block[WEIGHT], block[SQUARED_WEIGHT], block[LABELS], block[SQUARED_LABELS],
+            block[PREDICTIONS], block[LOSS], block[SQUARED_LOSS], block[LOSS_LABELS],
+        )  # fmt: skip
+        while i < n and events < BLOCK_EVENTS:  # in registers
+            loss = losses[i]
+            if not math.isnan(loss):
+                c, label = counted(weights[i]), np.float64(y[i])
+                events += 1.0
+                weight += c
+                squared_weight += c * c
+                label_sum += c * label
+                squared_labels += c * label * label
+                predictions += c * np.float64(p[i])
+                loss_sum += c * loss
+                squared_loss += c * loss * loss
+                loss_labels += c * loss * label
+            i += 1
+        block[EVENTS], block[WEIGHT], block[SQUARED_WEIGHT] = events, weight, squared_weight
+        block[LABELS], block[SQUARED_LABELS], block[PREDICTIONS] = label_sum, squared_labels, predictions
+        block[LOSS], block[SQUARED_LOSS], block[LOSS_LABELS] = loss_sum, squared_loss, loss_labels
+        if events < BLOCK_EVENTS:
+            return
         recent, ref = scratch[0], scratch[1]
         close(ring, state, base, ref)
         judged = ref[EVENTS] >= least

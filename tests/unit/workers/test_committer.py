@@ -1,5 +1,7 @@
 """When a cut is made, and that learning goes on while it is sent."""
 
+import os
+import sys
 import threading
 import time
 
@@ -9,7 +11,7 @@ import pytest
 from ctr.errors import FencedError, StoreUnavailableError
 from ctr.rows import RowBlock
 from ctr.store import Cut, Watermarks
-from workers.committer import Committer, Pace
+from workers.committer import NICE, Committer, Pace
 
 
 def cut():
@@ -52,6 +54,21 @@ def test_the_sender_waits_for_nothing_and_hears_of_the_end_once():
     assert committer.wait(5) is None
     assert writer.thread != threading.get_ident()
     assert committer.busy_s >= 0.05
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a process's, not a thread's")
+def test_the_sender_steps_back_behind_the_learner():
+    class Noting:
+        def commit(self, _cut):
+            self.nice = os.getpriority(os.PRIO_PROCESS, 0)  # of the calling thread
+
+    writer, before = Noting(), os.getpriority(os.PRIO_PROCESS, 0)
+    committer = Committer(writer, at_once)
+    for _ in range(2):
+        committer.send(cut())
+        committer.wait(10)
+        assert writer.nice == min(19, before + NICE)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def test_an_error_is_raised_where_the_end_is_asked_for():
