@@ -54,6 +54,7 @@ class Publisher:
         self._pace = Pace(interval_s, spec.commit.rows_per_s)
         self._ahead_s = max(AHEAD_S, AHEAD_INTERVALS * interval_s)
         self.committed: Mapping[str, int] = {}
+        self._of: Learner | None = None
         self._counts: Counter[str] = Counter()
         self._last_s = 0.0
 
@@ -95,7 +96,7 @@ class Publisher:
         """
         self._patience(self._dead_letters.flush, deadline)
         began = time.perf_counter()
-        cut = learner.cut()
+        cut, self._of = learner.cut(), learner
         passes = self._gate.passes(cut)
         self._clocks.busy_s["pack"] += time.perf_counter() - began
         if passes:
@@ -120,6 +121,8 @@ class Publisher:
             self._last_s = time.time()
             self._counts.update(commits=1, rows=len(cut.rows), gone=len(cut.gone))
             self._gate.remember()
+            if self._of is not None:
+                self._of.model.reuse(cut.rows)
         return cut
 
     def numbers(self) -> dict[str, metrics.Value]:

@@ -6,8 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from ctr.kernels.jit import kernel
+from ctr.kernels.jit import inlined, kernel
 from ctr.kernels.layout import COUNT, SEEN, ZERO_ROW
+from ctr.kernels.simd import prefetch
+
+AHEAD = 4
+"""Rows that are asked for before they are copied: they come from memory, in an order that no processor foresees."""
+LINE = 16
+"""Floats of a cache line."""
+
+
+@inlined
+def ask_row(W: Any, base: Any, stride: Any) -> None:
+    """All lines of a row."""
+    for at in range(base, base + stride, LINE):
+        prefetch(W, at)
 
 
 @kernel
@@ -24,6 +37,8 @@ def pack(
     for j in range(rows.shape[0]):
         row = np.int64(rows[j])
         base = row * stride
+        if j + AHEAD < rows.shape[0]:
+            ask_row(W, np.int64(rows[j + AHEAD]) * stride, stride)
         heads[j, 0] = np.uint32(row_field[row])
         head = np.int64(row_field[row]) * head_step
         if row >= first and W[base + head + COUNT] == np.float32(0):

@@ -57,6 +57,7 @@ class Model:
             build.load("libffm") if spec.model.libffm else build.load("pooled", FAMILY=FAMILIES[spec.model.type])
         )
         self._dense = _dense_kernel(spec) or self._pooled
+        self._room: NDArray[np.float32] | None = None
         self._F, self._has_pairs = len(spec.fields), self._table.shape.pair_rows > 0
         self._set(spec)
         self._make_own_rows()
@@ -289,7 +290,16 @@ class Model:
     def take_dirty(self) -> RowBlock:
         """Copy of all rows changed since the last call, packed; they are clean afterwards."""
         rows = self._table.take_dirty()
-        return RowBlock(self._table.row_key[rows], self._table.pack(rows))
+        room, self._room = self._room, None
+        return RowBlock(self._table.row_key[rows], self._table.pack(rows, room))
+
+    def reuse(self, block: RowBlock) -> None:
+        """Nobody needs what `take_dirty` gave any more: the next one may be written over it.
+
+        Hundreds of megabytes of fresh memory a cut cost as much as the copy, and a second where large pages are short.
+        """
+        room = block.data.base
+        self._room = room if isinstance(room, np.ndarray) and room.dtype == np.float32 and room.ndim == 1 else None
 
     def take_gone(self) -> NDArray[np.uint64]:
         """(m,) keys that have no row any more, of those that `take_dirty` ever gave or `load` got; each once.

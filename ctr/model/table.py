@@ -19,6 +19,8 @@ HUGE_PAGE = 2 << 20
 LOAD = 0.575
 """Share of the index's slots in use when the table is full. A key for which its bucket has no room costs about 16 ns
 more: at .65 those are 6.5 % of all, at .575 they are 4.3 %."""
+_TOO_LARGE = 8
+"""Memory of so many times the size that is needed is not used again: the next cut is seldom the largest."""
 
 
 def reserve(n_bytes: int) -> NDArray[np.uint8]:
@@ -210,11 +212,17 @@ class Table:
         order = np.argsort(keys)
         return keys[order], rows[order]
 
-    def pack(self, rows: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        """(m, row_bytes) packed rows; of a weights-only table only headers and weights."""
+    def pack(self, rows: NDArray[np.uint32], room: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
+        """(m, row_bytes) packed rows; of a weights-only table only headers and weights.
+
+        In `room` (any,), where that is large enough for them and not far too large, and holds nothing that is needed.
+        """
         size = self.shape.size
         words = self.row_bytes // 4 if self.stride > self.P else 1 + size
-        data = np.empty((len(rows), words), np.float32)
+        needed = len(rows) * words
+        if room is None or not needed <= len(room) <= _TOO_LARGE * needed:
+            room = np.empty(needed + needed // 4, np.float32)  # pages that nobody writes to take no memory
+        data = room[:needed].reshape(len(rows), words)
         self._packing.pack(
             self.W, self.stride, self.P, size, self.shape.head_step, layout.BIAS_ROW + len(self.own_keys),
             self.row_field, rows, data.view(np.uint32), data,

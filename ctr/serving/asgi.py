@@ -103,6 +103,23 @@ class _Route:
     public: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PlainRoute:
+    """Answers POST requests to one path that can be answered at once.
+
+    Attributes
+    ----------
+    answer : callable
+        Of headers, body and when the request came: the answer, of status 200; None where `App` must be asked, also for
+        what is wrong with the request.
+    max_body_bytes : int
+        No longer body can be answered so.
+    """
+
+    answer: Callable[[list[tuple[bytes, bytes]], bytes, float], Response | None]
+    max_body_bytes: int
+
+
 class App:
     """Routes requests, limits bodies and headers, turns every outcome into an answer.
 
@@ -133,6 +150,7 @@ class App:
         self._observe = observe
         self._routes: list[_Route] = []
         self._found: dict[str, tuple[_Route, dict[str, str]]] = {}
+        self._plain_found: dict[bytes, PlainRoute | None] = {}
         self._log = log.get(component="http")
 
     @property
@@ -160,7 +178,8 @@ class App:
             )
             known = _Route(path, re.compile(pattern), {}, {}, public)
             self._routes.append(known)
-            self._found.clear()
+        self._found.clear()
+        self._plain_found.clear()
         known.methods[method] = handler
         if plain is not None:
             known.plains[method] = plain
@@ -216,6 +235,41 @@ class App:
             self._log.exception("request failed", request_id=identity, method=scope["method"], path=scope["path"])
             told = f"internal error; the log says more under request_id {identity}"
             return name, json_response({"error": told, "request_id": identity}, 500)
+
+    def plain_route(self, url: bytes) -> PlainRoute | None:
+        """Who may answer a POST request to this path, as it stands in the request; None where it goes the usual way."""
+        try:
+            return self._plain_found[url]
+        except KeyError:
+            if len(self._plain_found) >= _MAX_FOUND:  # clients decide what is asked for
+                self._plain_found.clear()
+            found = self._plain_found[url] = self._plain_route(url)
+            return found
+
+    def _plain_route(self, url: bytes) -> PlainRoute | None:
+        if b"?" in url or b"%" in url or not url.isascii():
+            return None
+        try:
+            route, params = self._find(url.decode())
+        except HttpError:
+            return None
+        plain = route.plains.get("POST")
+        if plain is None:
+            return None
+
+        def answer(headers: list[tuple[bytes, bytes]], body: bytes, began: float) -> Response | None:
+            try:
+                self._check_headers(headers)
+                if self._token is not None and not route.public:
+                    self._check_token({"headers": headers})
+                response = plain(params, body, began)
+            except Exception:  # noqa: BLE001 - whatever it is, it comes again on the usual way, which tells of it
+                return None
+            if response is not None and self._observe is not None:
+                self._observe(route.name, response.status, time.perf_counter() - began)
+            return response
+
+        return PlainRoute(answer, self._max_body_bytes)
 
     def _check_headers(self, headers: list[tuple[bytes, bytes]]) -> int:
         """Refuse too many or too long ones; the length of the body that they declare, 0 where they do not."""

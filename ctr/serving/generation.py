@@ -29,6 +29,7 @@ from ctr.spec import Spec
 from ctr.store import Client, ShardReader, StoredModel
 from ctr.store import names as dictionary
 from ctr.store.ads import AdReader
+from ctr.store.bulk import RowFetch
 
 Row = Mapping[str, Any]
 
@@ -66,10 +67,13 @@ class Generation:
         self._client, self.stored, self.spec = client, stored, stored.spec
         self.dense = stored.spec.dense
         rows = max_rows or stored.spec.model.max_rows
+        self._rows = RowFetch(client, stored.row_bytes)
         self._readers = [
-            ShardReader(client, keys, row_bytes=stored.row_bytes, spec_digest=stored.spec.digest)
+            ShardReader(
+                client, keys, row_bytes=stored.row_bytes, spec_digest=stored.spec.digest, in_bulk=self._rows
+            )
             for keys in stored.keys
-        ]
+        ]  # fmt: skip
         self.cache = RowCache(Model(stored.spec, weights_only=True, max_rows=rows), self._readers, max_rows=rows)
         self._questions, self._requests = QuestionEncoder(stored.spec), RequestScanner(stored.spec)
         self._scans = False
@@ -206,6 +210,7 @@ class Generation:
     def warm(self) -> None:
         """Compile what requests call, or load it from the disk cache: up to seconds that no request should pay."""
         self.cache.warm()
+        self._rows.warm_up()
         threading.Thread(target=self._warm_scanner, name="ctr-warm-scanner", daemon=True).start()
         batch = self.encode([{}])
         self.missing(batch)

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ctr.errors import CtrError, PortInUseError, SettingError
 from ctr.serving.asgi import App
+from ctr.serving.protocol import Protocol
 
 DRAIN_S = 10.0
 """How long requests under way may take to end once the server was told to stop."""
@@ -68,37 +68,6 @@ def address_of(bound: socket.socket) -> str:
     return f"[{host}]:{port}" if bound.family == socket.AF_INET6 else f"{host}:{port}"
 
 
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's own, but a request's head that does not end is not collected for ever."""
-
-    _head_bytes: int | None = None
-    """Bytes of the head that is being read, since the chunk in which it began; None while there is none."""
-
-    def data_received(self, data: bytes) -> None:
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        # Above the application's own limit, which answers with a reason where the head is complete.
-        if (self._head_bytes or 0) > 2 * self.app.max_header_bytes and not self.transport.is_closing():
-            self.transport.write(_TOO_LONG)
-            self.transport.close()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_bytes = 0
-
-    def on_headers_complete(self) -> None:
-        self._head_bytes = None
-        super().on_headers_complete()
-
-
-_ENDLESS = b'{"error":"the headers are too long"}'
-_TOO_LONG = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(_ENDLESS), _ENDLESS)
-)
-
-
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the worker owns the signals and says when to stop."""
 
@@ -107,7 +76,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=_Protocol,
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,

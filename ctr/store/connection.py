@@ -81,6 +81,12 @@ def servers(client: Client) -> dict[str, Client]:
     return {options.get("path") or str(getattr(pool, "service_name", "redis")): client}  # a socket; behind Sentinels
 
 
+def server_of(client: Client, key: str) -> str:
+    """Address of the server of a Cluster that has this key; empty where there is one server alone."""
+    given: Any = client
+    return str(given.get_node_from_key(key).name) if isinstance(given, RedisCluster) else ""  # type: ignore[no-untyped-call]  # redis-py has none there
+
+
 @contextlib.contextmanager
 def translated(where: str = "Redis") -> Iterator[None]:
     """Redis's exceptions as ours: what may pass by itself becomes `StoreUnavailableError`."""
@@ -121,6 +127,18 @@ class Session:
         connection = client.connection_pool.make_connection()
         connection.connect()
         return connection
+
+    def socket(self) -> Any:
+        """The connection's socket, for who reads replies by hand, and drops the session where one was not as expected.
+
+        Raises
+        ------
+        StoreUnavailableError, SettingError
+        """
+        if self._connection is None:
+            with translated():
+                self._connection = self._connect()
+        return self._connection._sock  # noqa: SLF001  redis-py gives no other way
 
     def call(self, *command: Any) -> Any:
         """One command, one reply."""

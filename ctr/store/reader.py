@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ctr.errors import ModelMismatchError, ShardLostError
 from ctr.rows import RowBlock
+from ctr.store.bulk import RowFetch
 from ctr.store.codec import CHUNK, decode_keys, decode_rows, decode_scan, field_names
 from ctr.store.connection import Client, translated
 from ctr.store.keys import ShardKeys
@@ -57,12 +58,15 @@ class ShardReader:
     row_bytes : int
     spec_digest : str, optional
         Of the specification that its rows are read by; where it is given, a shard of another one is refused.
+    in_bulk : RowFetch, optional
+        Reads rows for who reads many of them all the time.
     """
 
     def __init__(
-        self, client: Client, keys: ShardKeys, *, row_bytes: int, spec_digest: str | None = None
-    ) -> None:
-        self._client, self._keys, self._row_bytes = client, keys, row_bytes
+        self, client: Client, keys: ShardKeys, *, row_bytes: int, spec_digest: str | None = None,
+        in_bulk: RowFetch | None = None,
+    ) -> None:  # fmt: skip
+        self._client, self._keys, self._row_bytes, self._in_bulk = client, keys, row_bytes, in_bulk
         self._spec_digest = spec_digest
         self._seen: Version | None = None
         self._looked: Any = None
@@ -79,7 +83,8 @@ class ShardReader:
         ------
         StoreUnavailableError
         """
-        return self._fetch(keys, with_meta=False)[0]
+        rows = None if self._in_bulk is None else self._in_bulk.fetch(self._keys.rows, keys)
+        return self._fetch(keys, with_meta=False)[0] if rows is None else rows
 
     def fetch_at(self, keys: NDArray[np.uint64]) -> tuple[RowBlock, dict[bytes, bytes]]:
         """Rows of these keys, and the meta hash as it is once they are read, in one round trip.

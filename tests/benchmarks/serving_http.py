@@ -7,10 +7,10 @@ following the committer costs the echo nothing. Where others use the machine, to
 processor time of the server, read beside, does so less.
 
 Saturation: wrk, closed loop. Latency: a generator of its own here, open loop: a request is due at its time whatever
-became of those before it, and its latency counts from then on (no coordinated omission); it goes before committer and
-Redis, with whom it shares a core (root), so that its own waiting is no latency. Rounds with the committer take turns
-with rounds without. `--seconds` a round; `--latency` writes latency against load, for the plot. Criteo's shape: 39
-fields, of which 30 are a ranking's context.
+became of those before it, and its latency counts from then on (no coordinated omission); it sleeps between two, and is
+run before committer and Redis, with whom it shares a core (root): its own waiting is no latency. Rounds with the
+committer take turns with rounds without. `--seconds` a round; `--latency` writes latency against load, for the plot.
+Criteo's shape: 39 fields, of which 30 are a ranking's context.
 
 Not named http.py: scripts beside it would then import it instead of the standard library's.
 """

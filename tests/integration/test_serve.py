@@ -206,7 +206,7 @@ def test_redis_hangs(breakable_redis, served):
         took.append(time.perf_counter() - began)
         np.testing.assert_array_equal(got[:-1], before)
     # 50 ms, and what a shared machine adds; one that waited for Redis would take its time-out, 1 s, each of them
-    assert sorted(took)[-2] < 0.5
+    assert np.percentile(took, 90) < 0.5
     assert headers["x-ctr-stale"] == "1"
     assert served.metric("ctr_store_up") == 0
     assert served.metric("ctr_score_unanswered_total") > 0

@@ -2,6 +2,7 @@
 
 ====================  =======================================================================================
 `resp`                rows as the fields and values of HSET
+`replies`             rows from the reply of HMGET
 `places`              keys to row numbers
 `freeze`              rows that an event of a replay may read and not change
 ====================  =======================================================================================

@@ -12,6 +12,12 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import kernel
+from ctr.kernels.simd import prefetch
+
+AHEAD = 4
+"""Rows that are asked for before they are copied."""
+LINE = 64
+"""Bytes of a cache line."""
 
 
 @kernel
@@ -19,6 +25,10 @@ def fill(keys: Any, data: Any, chosen: Any, begin: int, end: int, key_at: int, r
     """Keys and rows ``chosen[begin:end]`` -> ``records`` (end - begin or more, record bytes) uint8, at their places."""
     for j in range(end - begin):
         row = chosen[begin + j]
+        if begin + j + AHEAD < end:
+            later = chosen[begin + j + AHEAD] * data.shape[1]
+            for at in range(later, later + data.shape[1], LINE):
+                prefetch(data, at)
         key = keys[row]
         for i in range(8):
             records[j, key_at + i] = np.uint8((key >> np.uint64(8 * i)) & np.uint64(255))

@@ -88,6 +88,36 @@ def test_prediction_is_pure_and_is_what_learning_predicts(k, dense):
     np.testing.assert_array_equal(model.learn_many(later), p)
 
 
+def test_memory_of_a_cut_that_is_done_is_used_again_and_that_of_others_left_alone():
+    batch = to_batch(stream(3000), F, dense=True)
+    spec = make_spec(4, dense=True)
+    model, plain = Model(spec), Model(spec)
+    given, reused, sizes = [], 0, [400, 390, 30, 380, 5, 400, 400, 0, 200]
+    for number, begin in enumerate(np.cumsum(sizes) - sizes):
+        part = batch.slice(begin, begin + sizes[number])
+        model.learn_many(part)
+        plain.learn_many(part)
+        block, expected = model.take_dirty(), plain.take_dirty()
+        copies = [kept.data.copy() for kept in given]
+        np.testing.assert_array_equal(block.keys, expected.keys)
+        np.testing.assert_array_equal(block.data, expected.data)
+        assert not any(np.shares_memory(block.data, kept.data) for kept in given), "it was not said to be done with"
+        assert all(np.array_equal(kept.data, copy) for kept, copy in zip(given, copies, strict=True))
+        if number % 3 == 2:
+            given.append(block)
+        else:
+            where = block.data.ctypes.data
+            model.reuse(block)
+            del block
+            model.learn_many(part)
+            plain.learn_many(part)
+            block = model.take_dirty()
+            np.testing.assert_array_equal(block.data, plain.take_dirty().data)
+            reused += block.data.ctypes.data == where
+            model.reuse(block)
+    assert reused >= 4
+
+
 @CASES
 def test_a_restart_from_packed_rows_continues_bit_for_bit(k, dense):
     """Rows leave by `take_dirty` in three commits, the last of each key wins; another model takes over."""
