@@ -21,9 +21,9 @@ _FIGURES = {
     "ctr_calibration_ratio": "calibration", "ctr_calibration_error_ratio": "calibration_error",
     "ctr_base_rate_ratio": "base_rate", "ctr_rmse": "rmse", "ctr_window_events": "events",
 }  # fmt: skip
-SETTLE_EVENTS = 8192
-"""Events are counted so many at a time: behind a learning kernel all of this is out of the caches, 98 ns an event after
-each 2,000 and 60 after each 8,000 (`tests/benchmarks/quality.py`)."""
+SETTLE_EVENTS, SETTLE_ENTRIES = 1 << 15, 1 << 20
+"""Events are counted so many at a time, or so many features (14 MB): behind a learning kernel all of this is out of the
+caches. 51 ns an event after each 8,192, 36 after each 32,768."""
 _CURVE = ("ctr_calibration_bin_weight", "ctr_calibration_bin_prediction_ratio", "ctr_calibration_bin_label_ratio")
 
 
@@ -42,17 +42,17 @@ class Progressive:
         self.drift = Drift()
         self.guard = Guard(spec)
         self._waiting: list[tuple[Batch, NDArray[np.float32]]] = []
-        self._events = 0
+        self._events = self._entries = 0
 
     def add(self, batch: Batch, p: NDArray[np.float32]) -> bool:
         """Take events (n,) with their predictions, NaN to leave one out; as `settle` where that is due."""
         self._waiting.append((batch, p))
-        self._events += len(batch)
-        return self._events >= SETTLE_EVENTS and self.settle()
+        self._events, self._entries = self._events + len(batch), self._entries + len(batch.keys)
+        return (self._events >= SETTLE_EVENTS or self._entries >= SETTLE_ENTRIES) and self.settle()
 
     def settle(self) -> bool:
         """Count what was taken; whether the mean loss has changed. To be called before the guard judges."""
-        waiting, self._waiting, self._events = self._waiting, [], 0
+        waiting, self._waiting, self._events, self._entries = self._waiting, [], 0, 0
         changed = False
         for batch, p in waiting:
             losses = self.windows.add(batch, p)
