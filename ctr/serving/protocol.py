@@ -31,7 +31,7 @@ class Protocol(HttpToolsProtocol):
     _plain: PlainRoute | None = None
     """Who may answer the request that is being read."""
     _began = 0.0
-    _body = b""
+    _body: bytes | bytearray = b""
 
     def data_received(self, data: bytes) -> None:
         """Of the socket."""
@@ -73,15 +73,20 @@ class Protocol(HttpToolsProtocol):
         """More of its body is there."""
         if self._plain is None:
             super().on_body(body)
+            return
+        if not self._body:
+            self._body = body  # nearly always all of it
         else:
-            self._body = self._body + body if self._body else body
-            if len(self._body) > self._plain.max_body_bytes:
-                self._go_the_long_way()
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)  # to which even a byte at a time may be added
+            self._body += body
+        if len(self._body) > self._plain.max_body_bytes:
+            self._go_the_long_way()
 
     def on_message_complete(self) -> None:
         """All of it is there."""
         if self._plain is not None:
-            response = self._plain.answer(self.headers, self._body, self._began)
+            response = self._plain.answer(self.headers, bytes(self._body), self._began)
             if response is not None:
                 self._plain = None
                 self._write(response)
@@ -94,7 +99,7 @@ class Protocol(HttpToolsProtocol):
         self._plain = None
         super().on_headers_complete()
         if self._body:
-            super().on_body(self._body)
+            super().on_body(bytes(self._body))
 
     def _write(self, response: Response) -> None:
         head = b"HTTP/1.1 200 OK\r\n"

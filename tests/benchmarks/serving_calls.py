@@ -1,13 +1,15 @@
-"""Bytes of a scoring request -> keys, in process: `python tests/benchmarks/serving_calls.py`.
+"""What scoring calls, one by one: `python tests/benchmarks/serving_calls.py`. Over HTTP: `serving_http`.
 
-By the kernels that requests go through, against the exact way: msgspec's decoder and a key a value. Over HTTP:
-`serving_http`.
+Bytes of a request -> keys, by the kernels that requests go through, against the exact way: msgspec's decoder and a key
+a value. Rows that a commit changed, read again: over a connection of our own, against redis-py.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +21,11 @@ from ctr.events.jsonlines import decoder
 from ctr.events.requests import RequestScanner
 from ctr.serving.questions import QuestionEncoder
 from ctr.spec import parse
+from ctr.store import ShardKeys, ShardReader, connect
+from ctr.store.bulk import RowFetch
+from ctr.store.codec import field_names
+from deploy.local.process import free_port
+from deploy.local.redis import Redis
 
 
 class Instances(msgspec.Struct):
@@ -66,7 +73,32 @@ def bench_calls():
         report("request -> keys", f"{what} (baseline: decoded, a key a value)", mine, "us", base, base / mine)
 
 
-SUITES = [("request calls", bench_calls, ())]
+def bench_rows(count=20_000, at_once=1000, row_bytes=1252):
+    """Rows of 39 fields with k = 4 and their state, from a real Redis."""
+    keys = np.random.default_rng(1).integers(1 << 20, 1 << 63, count, dtype=np.uint64)
+    parts = [keys[begin : begin + at_once] for begin in range(0, count, at_once)]
+    with tempfile.TemporaryDirectory() as name:
+        redis = Redis(Path(name) / "redis", free_port())
+        redis.start()
+        try:
+            with connect(redis.url) as client:
+                shard = ShardKeys("bench@1", 0)
+                for part in parts:
+                    client.hset(shard.rows, mapping=dict.fromkeys(field_names(part), bytes(row_bytes)))
+                by_redis_py = ShardReader(client, shard, row_bytes=row_bytes)
+                by_hand = ShardReader(client, shard, row_bytes=row_bytes, in_bulk=RowFetch(client, row_bytes))
+                assert len(by_hand.fetch(keys)) == len(by_redis_py.fetch(keys)) == count
+                taken = taking_turns({
+                    "mine": lambda _turn: [len(by_hand.fetch(part)) for part in parts],
+                    "redis-py": lambda _turn: [len(by_redis_py.fetch(part)) for part in parts],
+                })  # fmt: skip
+        finally:
+            redis.stop()
+    mine, base = taken["mine"] / count * 1e6, taken["redis-py"] / count * 1e6
+    report("rows from Redis, 1,000 at once", "processor time a row (baseline: redis-py)", mine, "us", base, base / mine)
+
+
+SUITES = [("request calls", bench_calls, ()), ("request rows", bench_rows, ())]
 
 if __name__ == "__main__":
     main(SUITES, __doc__)

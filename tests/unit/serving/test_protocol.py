@@ -19,7 +19,7 @@ class Echo:
 
     def __init__(self, **options):
         self.asked, self.observed = [], []
-        self.app = App(observe=lambda route, status, _s: self.observed.append((route, status)), **LIMITS, **options)
+        self.app = App(observe=lambda route, status, _s: self.observed.append((route, status)), **{**LIMITS, **options})
         self.app.route("POST", "/echo/{name}", self.usual, plain=self.plain)
         self.app.route("POST", "/other", self.usual)
         self.bound = open_socket("127.0.0.1:0")
@@ -66,7 +66,7 @@ def post(body, path="/echo/a", *more):
 def answers(link, count):
     """(status, headers, body) of so many answers, in the order in which they come."""
     found, data = [], b""
-    link.settimeout(10)
+    link.settimeout(20)
     while len(found) < count:
         head, end, rest = data.partition(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head)
@@ -114,6 +114,13 @@ def test_a_body_in_chunks(echo):
     head = b"POST /echo/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     [(_, headers, body)] = ask(echo(), head, b"3\r\nabc\r\n", b"2\r\nde\r\n0\r\n\r\n")
     assert (headers["x-way"], body) == ("short", b"a abcde")
+
+
+def test_a_body_of_many_small_chunks_takes_no_longer_than_its_bytes(echo):
+    n = 1_000_000  # copied whole at each chunk they would be 500 GB: no answer within a client's patience
+    head = b"POST /echo/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    [(status, _, body)] = ask(echo(max_body_bytes=n), head + b"1\r\nx\r\n" * n + b"0\r\n\r\n")
+    assert (status, body) == (200, b"a " + b"x" * n)
 
 
 def test_answers_keep_the_order_of_requests(echo):
