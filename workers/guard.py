@@ -71,8 +71,13 @@ class Gate:
         """Whether a cut is held back."""
         return self._held is not None
 
-    def begin(self) -> None:
-        """Become the writer, or become it again: judge by what was accepted, whoever had learned it.
+    def begin(self, *, again: bool) -> None:
+        """Become the writer: judge by what was accepted, whoever had learned it.
+
+        Parameters
+        ----------
+        again : bool
+            This process was the writer all along, and remembers more than it has written down.
 
         Raises
         ------
@@ -81,8 +86,9 @@ class Gate:
         self.let_go()
         self._guard.forget()
         stored = self._record.read()
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # of another version: then there is no memory
-            self._guard.remember(json.loads(stored["memory"]))
+        if not again:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # of another version: then there is no memory
+                self._guard.remember(json.loads(stored["memory"]))
         with contextlib.suppress(ValueError, KeyError):
             self._discarded = list(json.loads(stored["discarded"]))
         if stored.get("state") == "refusing":

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -206,7 +207,7 @@ class Trainer:
         while True:
             try:
                 self._quality.settle()
-                self._patiently(self._gate.begin)
+                self._patiently(partial(self._gate.begin, again=self._role == "writer"))
                 memory = self._learner if skip_to is None else None
                 self._learner = self._take_over.run(warm=warm, memory=memory, skip_to=skip_to)
                 self._role = "writer"
