@@ -62,6 +62,11 @@ def _skipped_where_missing():
         pytest.skip(str(error))
 
 
+def pytest_collection_modifyitems(items):
+    """Integration tests first: trainers of other tests, up to four at once, then find their kernels compiled."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def own_kafka(tmp_path_factory):
     """The session's own broker, even where CTR_TEST_KAFKA is set. To break it, ask for `breakable_kafka`."""
