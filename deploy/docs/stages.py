@@ -39,10 +39,11 @@ def draw(record: dict[str, Any], path: Path) -> None:
             left = 0.0
             for stage in stages:
                 panel.barh(lane, spent[stage], left=left, color=COLOURS[stage], edgecolor="white", height=0.7)
-                is_wide = spent[stage] > 0.35
+                is_wide, is_roomy = spent[stage] > 0.35, spent[stage] > 0.6
                 panel.text(left + spent[stage] / 2 if is_wide else left + spent[stage] + 0.03, lane,
-                           f"{stage} {spent[stage]:.1f}", va="center", ha="center" if is_wide else "left",
-                           color="white" if is_wide else "black", fontsize=8)  # fmt: skip
+                           f"{stage}{' ' if is_roomy or not is_wide else chr(10)}{spent[stage]:.1f}", va="center",
+                           ha="center" if is_wide else "left", color="white" if is_wide else "black",
+                           fontsize=8 if is_roomy or not is_wide else 6, linespacing=1.0)  # fmt: skip
                 left += spent[stage]
         wall = 1e6 / line["events_per_s"]
         panel.axvline(wall, color="#555", linewidth=1, linestyle="--")
