@@ -110,7 +110,8 @@ class Learner:
         began = last = time.perf_counter()
         looked, events, pause, long = began, 0, 0.0, 0
         while last - began < least_s or process is not None:
-            self._committer.ended()
+            if (cut := self._committer.ended()) is not None:
+                self._model.reuse(cut.rows)  # as a trainer does
             if last >= self._due and not self._committer.busy:
                 self._commit()
             self._model.learn_many(self._batches[self._at])
