@@ -69,8 +69,8 @@ class Publisher:
         return self._committer.busy_s
 
     def forget(self) -> None:
-        """Nothing is known of what the store has."""
-        self.committed = {}
+        """Nothing is known of what the store has, and what was learned is let go: a stand-by loads it anew."""
+        self.committed, self._of = {}, None
 
     def has_moved(self, learner: Learner) -> bool:
         """Whether there is anything that the store does not have."""

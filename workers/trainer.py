@@ -194,6 +194,7 @@ class Trainer:
         if not self._stand_by_when_fenced:
             raise error
         self._log.warning("fenced", error=str(error), next="this trainer stands by")
+        self._publisher.forget()
         self._role, self._learner = "standby", None
 
     def _recover(self, *, warm: Follower | None = None, skip_to: Mapping[str, int] | None = None) -> None:

@@ -77,7 +77,7 @@ class ShardReader:
         return self._seen
 
     def fetch(self, keys: NDArray[np.uint64]) -> RowBlock:
-        """Rows of these keys, as many as exist, in one round trip.
+        """Rows of these keys, as many as exist.
 
         Raises
         ------
