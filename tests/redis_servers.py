@@ -38,8 +38,15 @@ class Masters:
     """A Cluster of masters without replicas; each node keeps its data and its place over restarts."""
 
     def __init__(self, directory, count=3):
-        settings = ["cluster-enabled yes", "cluster-node-timeout 2000"]
-        self.nodes = [Configured(directory / f"node{i}", settings, durable=True) for i in range(count)]
+        # Nodes talk to one another on the port + 10,000 otherwise: perhaps that of somebody's outgoing connection.
+        self._buses = [free_port() for _ in range(count)]
+        self.nodes = [
+            Configured(
+                directory / f"node{i}",
+                ["cluster-enabled yes", "cluster-node-timeout 2000", f"cluster-port {bus}"], durable=True,
+            )
+            for i, bus in enumerate(self._buses)
+        ]  # fmt: skip
 
     @property
     def url(self):
@@ -55,7 +62,7 @@ class Masters:
                 begin, end = (SLOTS * j // len(self.nodes) for j in (i, i + 1))
                 raw.execute_command("CLUSTER ADDSLOTSRANGE", begin, end - 1)
                 if i:
-                    raw.execute_command("CLUSTER MEET", HOST, self.nodes[0].port)
+                    raw.execute_command("CLUSTER MEET", HOST, self.nodes[0].port, self._buses[0])
         until = time.monotonic() + 30
         while not all(map(self._whole, self.nodes)):
             assert time.monotonic() < until, "the Cluster does not come about"

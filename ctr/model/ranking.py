@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -34,8 +34,6 @@ class Question:
         Indices of the candidates' fields, ascending.
     keys : (n, A) uint64
     time_s : float
-    partial : (n,) float32, optional
-        `Ranker.own_pairs` of the candidates.
     whole : Batch, optional
         All rows in full, instead of the above: where a field may hold several features.
     """
@@ -44,7 +42,6 @@ class Question:
     fields: NDArray[np.int64]
     keys: NDArray[np.uint64]
     time_s: float
-    partial: NDArray[np.float32] | None = None
     whole: Batch | None = None
 
     def __len__(self) -> int:
@@ -138,9 +135,7 @@ class Ranker:
         self._model, self._F, self._kp = model, len(spec.fields), padded_k(spec.model.k)
         tiled = spec.dense and spec.model.type == "ffm" and self._kp <= TILED_KP and not spec.model.libffm
         self._kernel = build.load("rank/ffm", F=self._F, KP=self._kp) if tiled else None
-        self._M = np.empty(0, np.float32)
-        self._base, self._sums = np.empty(0, np.int64), np.empty(0, np.float32)
-        self._partial = np.empty(0, np.float32)
+        self._room, self._scratch = (0, 0), self._new_scratch(0, 0)
         self._counts = np.zeros((2, self._F), np.int64) if counts is None else counts
         self.few = np.zeros(FEW, np.float32)
         self._bound: Any = None
@@ -150,7 +145,7 @@ class Ranker:
 
     @property
     def has_kernel(self) -> bool:
-        """Whether there is a kernel for this model, which takes `Question.partial`."""
+        """Whether there is a kernel for this model."""
         return self._kernel is not None
 
     def score(self, question: Question | AdQuestion, *, probabilities: bool = True) -> tuple[NDArray[np.float32], int]:
@@ -174,13 +169,11 @@ class Ranker:
             run = model.predict_many if probabilities else model.logits_many
             return run(batch), len(model.missing_keys(batch))
         table, out = model.table, np.empty(n, np.float32)
-        self._scratch(n, len(question.fields))
-        partial = out if question.partial is None else question.partial
         unknown = self._kernel.rank(
             table.W, table.stride, table.index, table.slots, _without(question.context, question.fields),
             question.fields, question.keys.ravel(),
             question.time_s, float(model.spec.lifetime.ttl_s), model.spec.model.normalize, model.hyper, probabilities,
-            partial, question.partial is not None, self._M, self._base, self._sums, out,
+            self._scratch_for(n, len(question.fields)), out,
         )  # fmt: skip
         return out, int(unknown)
 
@@ -220,37 +213,30 @@ class Ranker:
         assert self._kernel is not None
         model, ads, n = self._model, question.ads, len(question)
         table, out = model.table, np.empty(n, np.float32)
-        self._scratch(n, len(ads.fields))
-        if len(self._partial) < n:
-            self._partial = np.empty(len(self._sums), np.float32)
         unknown = self._kernel.rank_kept(
             table.W, table.stride, table.index, table.slots, _without(question.context, ads.fields), ads.fields,
             ads.keys.ravel(), question.places, ads.rows, ads.kept, ads.keep, ads.features, question.time_s,
-            float(model.spec.lifetime.ttl_s), model.spec.model.normalize, model.hyper, probabilities, self._partial,
-            self._M, self._base, self._sums, out,
+            float(model.spec.lifetime.ttl_s), model.spec.model.normalize, model.hyper, probabilities,
+            self._scratch_for(n, len(ads.fields)), out,
         )  # fmt: skip
         return out, int(unknown)
 
-    def own_pairs(self, question: Question) -> NDArray[np.float32]:
-        """(n,) what the pairs inside each candidate add to the pair sum; only for a model that `has_kernel`."""
-        if self._kernel is None:
-            raise TypeError(f"no part of a {self._model.spec.model.type} can be computed in advance")
-        table, n = self._model.table, len(question)
-        out = np.empty(n, np.float32)
-        self._scratch(n, len(question.fields))
-        self._kernel.own_pairs(
-            table.W, table.stride, table.index, table.slots, question.fields, question.keys.ravel(), question.time_s,
-            float(self._model.spec.lifetime.ttl_s), self._base, out,
-        )  # fmt: skip
-        return out
+    def _scratch_for(self, n: int, A: int) -> Any:
+        """Room for n candidates of A fields, at least; what is there is kept for the next question."""
+        if n > self._room[0] or self._room[1] < A:
+            self._room = max(n, self._room[0]), max(A, self._room[1])
+            self._scratch = self._new_scratch(*self._room)
+        return self._scratch
 
-    def _scratch(self, n: int, A: int) -> None:
-        """Room for n candidates of A fields; what is there is kept for the next question."""
-        n = -(-n // ABREAST) * ABREAST
-        if (len(self._sums), len(self._base)) != (n, n * A):
-            self._sums, self._base = np.empty(n, np.float32), np.empty(n * A, np.int64)
-        if len(self._M) < A * self._model.table.P:
-            self._M = np.empty(self._F * self._model.table.P, np.float32)
+    def _new_scratch(self, n: int, A: int) -> Any:
+        if self._kernel is None:
+            return None
+        whole, slots = n + ABREAST - 1, max(4, 1 << (2 * n).bit_length())
+        return self._kernel.Scratch(
+            M=np.empty(A * self._model.table.P, np.float32), base=np.empty(whole * A, np.int64),
+            sums=np.empty(whole, np.float32), places=np.empty(slots, np.int64), spots=np.empty(slots, np.int64),
+            met=np.empty(whole, np.int64), dots=np.empty(whole, np.float32), spot_of=np.empty(n, np.int64),
+        )  # fmt: skip
 
     def warm_up(self) -> None:
         """Compile what questions call, or load it from the disk cache."""
@@ -258,7 +244,6 @@ class Ranker:
         nothing = Question(np.zeros(F, np.uint64), np.arange(1), np.zeros((1, 1), np.uint64), 0.0)
         self.score(nothing)
         if self._kernel is not None:
-            self.score(replace(nothing, partial=self.own_pairs(nothing)))
             self.predict_few(nothing.context, 1, 0.0)
             ads = PreparedAds(np.arange(1), 1)
             ads.put(np.arange(1), np.zeros((1, 1), np.uint64))

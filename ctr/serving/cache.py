@@ -134,15 +134,25 @@ class RowCache:
             self._misses += unknown
             self._hits += question.features - unknown
             if not unknown:  # else it is asked again, once the store has answered
-                self._asked += 1
                 self._tally_some(question)
         return scores, unknown
+
+    def rank_known(self, question: Question | AdQuestion) -> NDArray[np.float32] | None:
+        """The scores of `rank` where all features are known; None where some are not, and nothing was counted."""
+        with self._lock:
+            scores, unknown = self._ranker.score(question)
+            if unknown:
+                return None
+            self._hits += question.features
+            self._tally_some(question)
+        return scores
 
     def _tally_some(self, question: Question | AdQuestion) -> None:
         """Tally the context and one candidate, another one each time: to look all of them up would take as long again.
 
         The shares by field are the same in the long run, and a field's weight that of a request.
         """
+        self._asked += 1
         if isinstance(question, Question) and question.whole is not None:
             self._tally.add_batch(question.whole)
         elif len(question):
@@ -299,8 +309,8 @@ class RowCache:
                 held = self._model.lookup(written)
                 keys = written[held]
                 self._model.forget(written[~held])
-                if ads is not None:
-                    ads.touched(of_ads)
+                if ads is not None:  # of a row that is held, what is kept holds until it is taken over
+                    ads.touched(of_ads[~self._model.lookup(of_ads)])
         if changes.broken:
             self._stand()
             keys = np.unique(np.append(keys, self._model.own_keys))

@@ -183,6 +183,10 @@ class Generation:
         """(n,) probabilities from what is held, and how many features nothing is known of here yet."""
         return self.cache.rank(question)
 
+    def rank_known(self, question: Question | AdQuestion) -> NDArray[np.float32] | None:
+        """(n,) probabilities where every feature is known here, else None."""
+        return self.cache.rank_known(question)
+
     def explain(self, row: Row, path: str = "$", *, in_words: bool = True) -> Explanation:
         """Take a row's logit apart, from what is held.
 

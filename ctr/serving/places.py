@@ -28,29 +28,29 @@ class PlaceIndex:
         self.find(b'[""]')  # compiles, or loads from the disk cache
 
     @staticmethod
-    def _empty(slots: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        return np.zeros(slots, np.uint64), np.full(slots, -1, np.int64)
+    def _empty(slots: int) -> NDArray[np.uint64]:
+        return np.zeros((slots, 2), np.uint64)
 
     @property
     def memory_bytes(self) -> int:
         """Memory of the table."""
-        return sum(array.nbytes for array in self._table)
+        return self._table.nbytes
 
     def put(self, places: Mapping[str, int], every: Mapping[str, int]) -> None:
         """Add ids, or give them other places, -1 for those that leave; `every` holds all as they are then."""
         self._used += len(places)
-        if 2 * self._used > len(self._table[0]):
+        if 2 * self._used > len(self._table):
             table = self._empty(max(_LEAST_SLOTS, 1 << (4 * len(every)).bit_length()))
             self._fill(table, every)
             self._table, self._used = table, len(every)
         else:
             self._fill(self._table, places)
 
-    def _fill(self, table: tuple[NDArray[np.uint64], NDArray[np.int64]], places: Mapping[str, int]) -> None:
+    def _fill(self, table: NDArray[np.uint64], places: Mapping[str, int]) -> None:
         raw = [identity.encode() for identity in places]
         ends = np.cumsum([len(identity) for identity in raw], dtype=np.int64)
         data = np.frombuffer(b"".join(raw) + _SLACK, np.uint8)
-        self._add(data, ends, np.fromiter(places.values(), np.int64, len(places)), *table)
+        self._add(data, ends, np.fromiter(places.values(), np.int64, len(places)), table)
 
     def find(self, body: bytes, at: int = 0) -> NDArray[np.int64] | None:
         """(n,) places of the ids in a JSON list, -1 for an unknown one; None where it must be decoded to tell.
@@ -62,7 +62,7 @@ class PlaceIndex:
             Where in it the list begins; what follows it is not looked at.
         """
         out = np.empty(body.count(b'"', at) // 2, np.int64)
-        n = self._find(np.frombuffer(body + _SLACK, np.uint8), at, *self._table, out)
+        n = self._find(np.frombuffer(body + _SLACK, np.uint8), at, self._table, out)
         return out[:n] if n >= 0 else None
 
 

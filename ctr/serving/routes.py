@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ctr.errors import EventError
 from ctr.events.jsonlines import decoder
 from ctr.model.ranking import AdQuestion, Question
-from ctr.serving.asgi import JSON, Handler, HttpError, Request, Response, json_response
+from ctr.serving.asgi import JSON, Handler, HttpError, Plain, Request, Response, json_response
 from ctr.serving.bodies import read
 from ctr.serving.generation import Generation
 from ctr.serving.places import RankingWriter
@@ -42,12 +42,30 @@ def add(app: ScorerApp) -> None:
     for base in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
         app.route("GET", base, _status(app))
         app.route("GET", f"{base}/metadata", _metadata(app))
-        app.route("POST", f"{base}:rank", _rank(app))
+        rank, plain = _rank(app)
+        app.route("POST", f"{base}:rank", rank, plain=plain)
         app.route("POST", f"{base}:explain", _explain(app))
 
 
-def _rank(app: ScorerApp) -> Handler:
-    decode, writer = decoder(_RankRequest), RankingWriter()
+def _rank(app: ScorerApp) -> tuple[Handler, Plain]:
+    decode, writer, limits = decoder(_RankRequest), RankingWriter(), app.limits
+
+    def scanned(held: Generation, body: bytes) -> tuple[Question | AdQuestion, int | None] | None:
+        if body.count(b",") >= limits.max_elements or held.spec.model.loss != "logistic":
+            return None
+        return held.scan_ranking(body, limits.max_instances)
+
+    def answer(scorer: Scorer, held: Generation, scores: NDArray[np.float32], top: int | None) -> Response:
+        app.scored(scorer, len(scores))
+        return Response(writer.body(scores, top), headers=[JSON, *app.headers(held)])
+
+    def plain(params: dict[str, str], body: bytes, _began: float) -> Response | None:
+        """The answer where all features are known: nearly always."""
+        scorer = app.models.find(params)
+        held = scorer.current
+        found = scanned(held, body) if scorer.ready() is None else None
+        scores = held.rank_known(found[0]) if found is not None else None
+        return None if found is None or scores is None else answer(scorer, held, scores, found[1])
 
     async def scores_of(
         scorer: Scorer, held: Generation, question: Question | AdQuestion, request: Request
@@ -55,33 +73,29 @@ def _rank(app: ScorerApp) -> Handler:
         scores, unknown = held.score_question(question)
         if unknown and await app.ask(scorer, held, lambda: held.fill(question.batch), request):
             scores, _ = held.score_question(question)
-        app.scored(scorer, len(scores))
         return scores
 
     async def rank(request: Request) -> Response:
         scorer = app.models.find(request.params)
         app.require_ready(scorer)
         held = scorer.current
-        if (
-            request.body.count(b",") < app.limits.max_elements and held.spec.model.loss == "logistic"
-            and (found := held.scan_ranking(request.body, app.limits.max_instances)) is not None
-        ):  # fmt: skip
-            scores = await scores_of(scorer, held, found[0], request)
-            return Response(writer.body(scores, found[1]), headers=[JSON, *app.headers(held)])
+        if (found := scanned(held, request.body)) is not None:
+            return answer(scorer, held, await scores_of(scorer, held, found[0], request), found[1])
         asked = read(decode, request.body)
-        app.limits.check_rows([asked.context], "$.context", lists=not held.dense)
+        limits.check_rows([asked.context], "$.context", lists=not held.dense)
         try:
             question, known = _question(app, held, asked)
         except EventError as error:
             raise HttpError(400, str(error)) from None
         scores = await scores_of(scorer, held, question, request)
+        app.scored(scorer, len(scores))
         ranking = (
             Ranking.of(scores, asked.top) if known is None
             else Ranking.of_ads(scores, asked.top, cast("list[str]", asked.candidates), known)
         )  # fmt: skip
         return _ranked(app, held, ranking)
 
-    return rank
+    return rank, plain
 
 
 def _ranked(app: ScorerApp, held: Generation, ranking: Ranking) -> Response:

@@ -113,6 +113,7 @@ def test_bodies(redis_url, served, count):  # noqa: F811
     publisher = Publisher(redis_url, MULTI)
     publisher.learn(publisher.rows(500))
     made = served(redis_url)
+    made.eventually(lambda: made.scorer.current._scans, within_s=120)  # compiling takes memory, too
     expected = [made.http.post(path, json=good).json() for path, good in zip(PATHS, GOOD, strict=True)]
 
     async def directly(path, body, headers):

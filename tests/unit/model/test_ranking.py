@@ -1,6 +1,5 @@
 """Ranking equals full prediction: every family, missing fields, unknown features, expired rows."""
 
-import dataclasses
 
 import numpy as np
 import pytest
@@ -98,9 +97,6 @@ def test_equals_full_prediction(kind, k, options, F):
         np.testing.assert_allclose(logits, model.logits_many(full), rtol=0, atol=4e-6)
         assert (unknown > 0) == (len(model.missing_keys(question.batch)) > 0)
         np.testing.assert_array_equal(question.batch.keys, full.keys)
-        if ranker.has_kernel:
-            given_sums = dataclasses.replace(question, partial=ranker.own_pairs(question))
-            np.testing.assert_allclose(ranker.score(given_sums)[0], scores, rtol=0, atol=1e-6)
         assert model.state_hash() == before
 
     check()
@@ -140,9 +136,3 @@ def test_a_learning_model_ranks_too():
     model = learned(spec, weights_only=False)
     question, full = questions(7, ([[1] * 7, [2] * 7, [3] * 7], [2, 3]))
     np.testing.assert_allclose(Ranker(model).score(question)[0], model.predict_many(full), rtol=0, atol=1e-6)
-
-
-def test_partial_sums_are_for_the_kernel_alone():
-    question, _ = questions(7, ([[1] * 7, [2] * 7], [2, 3]))
-    with pytest.raises(TypeError, match="fm"):
-        Ranker(learned(spec_of("fm"))).own_pairs(question)
