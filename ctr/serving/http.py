@@ -128,7 +128,7 @@ class ScorerApp(OpsApp):
         scorer, limits = self.models.find(params), self.limits
         late = limits.prior is not None and time.perf_counter() - began > limits.deadline_s
         # More values may be allowed by the exact way, which counts them.
-        if late or body.count(b",") >= limits.max_elements or scorer.ready() is not None:
+        if late or not limits.are_few(body) or scorer.ready() is not None:
             return None
         held = scorer.current
         known = held.score_plain(body, limits.max_instances)
@@ -143,7 +143,7 @@ class ScorerApp(OpsApp):
         if limits.prior is None:
             self.require_ready(scorer)
         batch = None
-        if request.body.count(b",") < limits.max_elements:
+        if limits.are_few(request.body):
             batch = held.scan(request.body, limits.max_instances)
         if batch is None:
             rows = read(self._decode, request.body).instances

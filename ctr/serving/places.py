@@ -61,7 +61,7 @@ class PlaceIndex:
         at : int
             Where in it the list begins; what follows it is not looked at.
         """
-        out = np.empty(body.count(b'"', at) // 2, np.int64)
+        out = np.empty((len(body) - at) // 3 + 1, np.int64)  # quotes and a comma each, at least
         n = self._find(np.frombuffer(body + _SLACK, np.uint8), at, self._table, out)
         return out[:n] if n >= 0 else None
 
@@ -84,7 +84,7 @@ class RankingWriter:
         self._kernels.sortable(scores, ranking)
         ranking.sort()
         ranking = ranking[:top]
-        room = len(self._parts) + len(ranking) * (self._kernels.PLACE_BYTES + self._kernels.SCORE_BYTES)
+        room = len(_SLACK) + len(self._parts) + len(ranking) * (self._kernels.PLACE_BYTES + self._kernels.SCORE_BYTES)
         if len(self._out) < room:
             self._out = np.empty(room, np.uint8)
         written = self._kernels.write(ranking, scores, self._parts, self._ends, self._out)

@@ -51,7 +51,7 @@ def _rank(app: ScorerApp) -> tuple[Handler, Plain]:
     decode, writer, limits = decoder(_RankRequest), RankingWriter(), app.limits
 
     def scanned(held: Generation, body: bytes) -> tuple[Question | AdQuestion, int | None] | None:
-        if body.count(b",") >= limits.max_elements or held.spec.model.loss != "logistic":
+        if not limits.are_few(body) or held.spec.model.loss != "logistic":
             return None
         return held.scan_ranking(body, limits.max_instances)
 

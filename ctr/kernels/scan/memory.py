@@ -60,6 +60,17 @@ def word8(typing: Any, address: Any) -> Any:
 
 
 @_intrinsic
+def put8(typing: Any, address: Any, word: Any) -> Any:
+    """Write the eight bytes of a uint64, the lowest first."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        b.store(args[1], b.inttoptr(args[0], i64.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64), generate
+
+
+@_intrinsic
 def byte(typing: Any, address: Any) -> Any:
     """One byte as an int64."""
 
