@@ -76,7 +76,7 @@ class PlanSettings:
     k: int = 4
     type: str = "ffm"
     event_bytes: int = 500
-    interval_s: float = 1.0
+    interval_s: float = 0.5
     rows_per_s: float = 100_000.0
     scorers: int = 1
 

@@ -174,7 +174,7 @@ class Lifetime(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When what was learned is published."""
 
-    interval_ms: Annotated[int, msgspec.Meta(ge=10, le=3_600_000)] = 1000
+    interval_ms: Annotated[int, msgspec.Meta(ge=10, le=3_600_000)] = 500
     """Time between two commits."""
     rows_per_s: Annotated[int, msgspec.Meta(ge=0)] = 100_000
     """Ceiling on rows written a second: the interval stretches until what changed fits under it. 0: none."""

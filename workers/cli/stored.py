@@ -211,7 +211,7 @@ def live(model: str, redis: str) -> None:
 @click.option("--k", type=click.IntRange(1, 32), default=4, show_default=True, help="Latent factors.")
 @click.option("--type", type=click.Choice(["lr", "fm", "ffm", "fwfm", "fefm"]), default="ffm", show_default=True)
 @click.option("--event-bytes", type=click.IntRange(min=1), default=500, show_default=True, help="Size of a message.")
-@click.option("--interval", "interval_s", type=Finite(min=0.01), default=1.0, show_default=True,
+@click.option("--interval", "interval_s", type=Finite(min=0.01), default=0.5, show_default=True,
               help="Seconds: commit.interval_ms.")  # fmt: skip
 @click.option("--rows-per-s", type=Finite(min=0), default=100_000.0, show_default=True, help="commit.rows_per_s.")
 @click.option("--scorers", type=click.IntRange(min=0), default=1, show_default=True)

@@ -45,11 +45,11 @@ def test_a_feature_in_the_table(kind):
 
 def test_the_interval_stretches_to_what_fits_under_the_ceiling():
     calm = plan.plan(PlanSettings(1000, 10**6))
-    assert calm.interval_s == 1.0
+    assert calm.interval_s == 0.5
     busy = plan.plan(PlanSettings(150_000, 10**6))
     assert busy.rows_per_s <= 100_000
     assert 2 < busy.interval_s < busy.freshness_s
-    assert plan.plan(PlanSettings(150_000, 10**6, rows_per_s=0)).interval_s == 1.0
+    assert plan.plan(PlanSettings(150_000, 10**6, rows_per_s=0)).interval_s == 0.5
     with pytest.raises(SettingError, match="rows_per_s"):
         plan.plan(PlanSettings(150_000, 10**9, rows_per_s=10))
     with pytest.raises(SettingError, match="fefm"):
