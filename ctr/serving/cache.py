@@ -8,7 +8,7 @@ asked for again), or neither (then whoever asks next reads the new row).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,17 @@ from ctr.spec import Spec
 from ctr.store import Changes, ShardReader, Version, Watermarks
 
 CHUNK = 1000
-"""Rows read again at a time: how long Redis is kept from others."""
+"""Rows of a shard read again before the next shard's turn."""
+_PIECE = 500
+"""Of these, read at a time: a request on the same core may wait so long, 1 ms."""
 _AT_ONCE = 200
 """Of these, taken over at a time: for so long, 0.1 ms, a request may wait for the lock."""
 _FILLS = 3
 """Rows that make room for a batch's missing ones may belong to the same batch: then it is filled once more."""
+
+
+def _go_on(_rows: int) -> None:
+    """No rest: for who has nobody to wait for."""
 
 
 class RowCache:
@@ -268,8 +274,14 @@ class RowCache:
 
     # What the follower does
 
-    def follow(self) -> int:
+    def follow(self, rest: Callable[[int], object] = _go_on) -> int:
         """One step: look for changes, then read some of the rows that they named.
+
+        Parameters
+        ----------
+        rest : callable
+            Called after each piece of work, of about a millisecond, with the rows that it read: whoever answers
+            requests on the same core need not wait for all of it.
 
         Returns
         -------
@@ -286,7 +298,8 @@ class RowCache:
             changes = shard.reader.poll()
             if changes is not None:
                 self._note(shard, changes)
-            read += self._read_due(shard)
+                rest(0)
+            read += self._read_due(shard, rest)
         return read
 
     def _note(self, shard: FollowedShard, changes: Changes) -> None:
@@ -321,15 +334,16 @@ class RowCache:
             keys = np.union1d(shard.due.pop().keys, keys)
         shard.due.append(Due(keys, changes.version, changes.watermarks, changes.broken))
 
-    def _read_due(self, shard: FollowedShard) -> int:
+    def _read_due(self, shard: FollowedShard, rest: Callable[[int], object]) -> int:
         """Read the next rows that are due, at most `CHUNK`."""
         read = 0
         while shard.due and read < CHUNK:
             waiting = shard.due[0]
-            part = waiting.keys[: CHUNK - read]
+            part = waiting.keys[: min(_PIECE, CHUNK - read)]
             if len(part):
                 self._replace(part, shard.reader.fetch(part))
                 read += len(part)
+                rest(len(part))
             waiting.keys = waiting.keys[len(part) :]
             if not len(waiting.keys):
                 shard.version, shard.watermarks = waiting.version, waiting.watermarks

@@ -22,6 +22,9 @@ LOOK_S = 1.0
 """Time between two looks at which generation is live and at what changed in place, such as the ttl."""
 REREAD_ROWS_PER_S = 100_000
 """Rows read again at most: what one Redis bears beside its writer if scorers' p99 is to stay under 6 ms (DESIGN.md)."""
+_LEAST_REST_S, _MOST_BEHIND_S = 0.0002, 0.05
+"""Between two pieces of work requests get the core, however late it is; of a pace that was not kept so much is made up
+for."""
 _TIMEOUT_S = 1.0
 _MAX_BACKOFF_S = 2.0
 _PRELOAD_CHUNK = 1000
@@ -66,6 +69,7 @@ class Follower:
         self._stop, self._ready = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._away_since: float | None = None
+        self._paced_s = 0.0
         self._warm = False
 
     def _generation(self, stored: StoredModel) -> Generation:
@@ -164,6 +168,14 @@ class Follower:
             self._log.exception("the follower crashed; answers grow stale")
             raise
 
+    def _rest(self, rows: int) -> None:
+        """Keep to the pace at which rows are read again; without a thread of its own a scorer goes on at once."""
+        if self._thread is None:
+            return
+        now = time.monotonic()
+        self._paced_s = max(self._paced_s, now - _MOST_BEHIND_S) + rows / self._reread_rows_per_s
+        self._stop.wait(max(_LEAST_REST_S, self._paced_s - now))
+
     def _follow_once(self) -> int | None:
         """One step of the cache; None where the store could not be read. Says so once when that changes."""
         with self._following:
@@ -175,7 +187,7 @@ class Follower:
             self._take_over()
             held = self._current
             try:
-                read = held.follow()
+                read = held.follow(self._rest)
             except CtrError as error:
                 self._told(held, error)
                 return None
@@ -223,10 +235,9 @@ class Follower:
             made = self._generation(stored)
             made.warm()
             while not self._stop.is_set():
-                read = made.follow()
+                made.follow(self._rest)
                 if not made.cache.broken:
                     break
-                self._stop.wait(read / self._reread_rows_per_s)
             settle(made.catalogue, self._stop.wait)
             if made.catalogue.error is not None:
                 raise made.catalogue.error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -222,8 +222,8 @@ class Generation:
         self.explain({}, in_words=False)
         self.cache.by_field[:] = 0  # nobody has asked for that
 
-    def follow(self) -> int:
-        """Take over what was committed since the last time; how many rows were read.
+    def follow(self, rest: Callable[[int], object]) -> int:
+        """Take over what was committed since the last time; how many rows were read. For `rest` see `RowCache.follow`.
 
         Raises
         ------
@@ -231,7 +231,7 @@ class Generation:
             The store cannot be read, or what it holds not be used.
         """
         ShardReader.look_ahead(self._readers)
-        return self.cache.follow()
+        return self.cache.follow(rest)
 
     def _warm_scanner(self) -> None:
         """Half a minute where it is not in the disk cache, and requests can be decoded meanwhile."""

@@ -272,6 +272,18 @@ def test_broken_chain_rereads_everything_in_steps_and_drops_what_is_gone(cache, 
     assert len(cache.missing(batch_of({"user": "nobody"}))) == 1
 
 
+def test_rests_after_each_piece_of_work(cache, reader, trainer):
+    rows = [{"user": i, "ad": i} for i in range(400)]
+    trainer.learn(*rows)
+    answer(cache, *rows)
+    reader.changes.append(reader.change(trainer.learn(*rows)))
+    rests = []
+    read = cache.follow(rests.append)
+    assert rests[0] == 0  # what was named is known
+    assert sum(rests) == read == 801
+    assert max(rests) == 500
+
+
 def test_first_look_is_no_break(cache):
     assert cache.counts["breaks"] == 0
     assert not cache.broken
