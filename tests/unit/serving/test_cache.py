@@ -11,7 +11,7 @@ from ctr.errors import StoreUnavailableError
 from ctr.events import encode_rows
 from ctr.model import BIAS_KEY, Model, RowBlock
 from ctr.model.prepared import PreparedAds
-from ctr.model.ranking import AdQuestion
+from ctr.model.ranking import AdQuestion, Question
 from ctr.serving import cache as cache_module
 from ctr.serving.cache import RowCache
 from ctr.store import Changes, Version, Watermarks
@@ -491,3 +491,15 @@ def test_what_is_kept_of_an_ad_never_outlives_its_rows(how):
     check()
     expected = trainer.predict({} if how == "gone" else row)
     np.testing.assert_allclose(cache.rank(question)[0], expected, rtol=0, atol=1e-6)
+
+
+def test_a_ranking_is_scored_and_counted_at_once_only_where_all_is_known(cache, trainer):
+    ad = batch_of({"ad": 1}).keys[1:].reshape(1, 1)
+    question = Question(batch_of({"user": 1}).keys, np.array([1]), ad, 1e9)
+    before = cache.counts, cache.by_field.tolist()
+    assert cache.rank_known(question) is None
+    assert (cache.counts, cache.by_field.tolist()) == before
+    cache.fill(question.batch)
+    np.testing.assert_allclose(cache.rank_known(question), trainer.predict({"user": 1, "ad": 1}), rtol=0, atol=1e-6)
+    assert cache.counts["hits"] - before[0]["hits"] == 2
+    assert cache.by_field[0].tolist() == [1, 1]
