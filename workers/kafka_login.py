@@ -21,6 +21,7 @@ from kafka.errors import (
     IllegalSaslStateError,
     KafkaError,
     KafkaTimeoutError,
+    RequestTimedOutError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
 )
@@ -45,6 +46,7 @@ _NAMES = {
     "ssl.endpoint.identification.algorithm": "ssl_check_hostname",
     "client.id": "client_id",
 }
+_TIME_OUTS = (KafkaTimeoutError, RequestTimedOutError)
 _REFUSED = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError, IllegalSaslStateError)
 
 
@@ -109,11 +111,11 @@ def connecting(bootstrap: str) -> Iterator[None]:
 
 
 def _not_let_in(bootstrap: str, errors: Sequence[BaseException]) -> CtrError:
-    """The most telling of several errors, the last of which is often a mere time-out."""
+    """The most telling of several errors, the last of which are often mere time-outs."""
     for error in errors:
         if isinstance(error, _REFUSED):
             return SettingError("--kafka", bootstrap, f"the broker refused the login ({error}): see {OPTION}")
-    telling = [error for error in errors if not isinstance(error, KafkaTimeoutError)]
+    telling = [error for error in errors if not isinstance(error, _TIME_OUTS)]
     error = (telling or errors)[-1]
     said = str(error) or type(error).__name__
     if "socket disconnected" in said:

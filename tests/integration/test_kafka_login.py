@@ -133,7 +133,7 @@ def test_scram_is_another_mechanism(guarded, config, tmp_path):
 def test_who_is_not_let_in_is_told_why(guarded, config, changed, said):
     login = kafka_login.read(config(**changed))
     with pytest.raises((SettingError, SourceUnavailableError), match=said) as caught:
-        health.look(guarded[0].guarded, "t", timeout_s=3, login=login)
+        health.look(guarded[0].guarded, "t", timeout_s=6, login=login)
     assert "tiger" not in str(caught.value)
     assert "lion" not in str(caught.value)
     gc.collect()

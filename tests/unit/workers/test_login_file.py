@@ -4,7 +4,12 @@ import logging
 
 import pytest
 from kafka import KafkaConsumer
-from kafka.errors import KafkaConnectionError, KafkaTimeoutError, SaslAuthenticationFailedError
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    RequestTimedOutError,
+    SaslAuthenticationFailedError,
+)
 
 from ctr.errors import SettingError, SourceUnavailableError
 from workers import kafka_login
@@ -72,6 +77,9 @@ def test_the_most_telling_error_is_said():
         tried(SaslAuthenticationFailedError("bad password"), away)
     with pytest.raises(SourceUnavailableError, match=r"answers at h:1: .*handshake failed"):
         tried(away, KafkaTimeoutError("attempt"))
+    # the last attempt has what is left of the time
+    with pytest.raises(SourceUnavailableError, match=r"answers at h:1: .*handshake failed"):
+        tried(away, RequestTimedOutError("after 74 ms"))
     with pytest.raises(SourceUnavailableError, match="refuses a login, or waits for TLS"):
         tried(KafkaConnectionError("socket disconnected"))
     with pytest.raises(SourceUnavailableError, match="too late"):
