@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from ctr.kernels import build
 from ctr.kernels.rank.bound import Bound
 from ctr.model.model import TILED_KP, Model
 from ctr.model.prepared import PreparedAds
+from ctr.model.tally import Tally
 from ctr.rows import padded_k
 from ctr.spec import Spec
 
@@ -102,11 +103,22 @@ class AdQuestion:
         """All rows in full."""
         return self.plain.batch
 
-    @property
-    def features(self) -> int:
-        """As `Question.features`."""
-        own = np.count_nonzero(self.context) - np.count_nonzero(self.context[self.ads.fields])
-        return int(own + self.ads.features[self.places].sum())
+
+class Scored(NamedTuple):
+    """What a question came to.
+
+    Attributes
+    ----------
+    scores : (n,) float32
+    unknown : int
+        Features of which it is not known whether they have a row (`Model.missing_keys`).
+    features : int
+        Features of context and candidates, the context's counted once.
+    """
+
+    scores: NDArray[np.float32]
+    unknown: int
+    features: int
 
 
 class Ranker:
@@ -119,8 +131,8 @@ class Ranker:
     ----------
     model : Model
         Read, never changed.
-    counts : (2, F) int64, optional
-        Features by field, and those of them without a row, that `predict_few` adds to.
+    tally : Tally, optional
+        To which features are added that were asked for.
 
     Attributes
     ----------
@@ -130,52 +142,67 @@ class Ranker:
         Ads that are told of every row that changes, so that what is kept of them can be used.
     """
 
-    def __init__(self, model: Model, counts: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, model: Model, tally: Tally | None = None) -> None:
         spec = model.spec
         self._model, self._F, self._kp = model, len(spec.fields), padded_k(spec.model.k)
         tiled = spec.dense and spec.model.type == "ffm" and self._kp <= TILED_KP and not spec.model.libffm
         self._kernel = build.load("rank/ffm", F=self._F, KP=self._kp) if tiled else None
-        self._room, self._scratch = (0, 0), self._new_scratch(0, 0)
-        self._counts = np.zeros((2, self._F), np.int64) if counts is None else counts
+        self._tally = tally or Tally(model)
         self.few = np.zeros(FEW, np.float32)
-        self._bound: Any = None
-        self._bound_spec: Spec | None = None
-        self._predict_few: Any = None
         self.ads: PreparedAds | None = None
+        self._no_ads = PreparedAds(np.arange(1), 1)
+        self._room = 0, 0
+        self._bound: Any = None
+        self._bound_to: tuple[Spec | None, PreparedAds] = None, self._no_ads
+        self._predict_few: Any = None
 
     @property
     def has_kernel(self) -> bool:
         """Whether there is a kernel for this model."""
         return self._kernel is not None
 
-    def score(self, question: Question | AdQuestion, *, probabilities: bool = True) -> tuple[NDArray[np.float32], int]:
+    def score(self, question: Question | AdQuestion, *, probabilities: bool = True, sample: int = -1) -> Scored:
         """Predictions or logits.
 
-        Returns
-        -------
-        scores : (n,) float32
-        unknown : int
-            Features of which it is not known whether they have a row (`Model.missing_keys`).
+        Parameters
+        ----------
+        question : Question or AdQuestion
+        probabilities : bool
+            Otherwise logits.
+        sample : int
+            Candidate whose features are added to the tally, with the context's; none where it is below 0, or where
+            anything is unknown: then it is asked again. All candidates would take as long again. The shares by field
+            are the same in the long run, and a field's weight that of a request.
         """
-        model, n = self._model, len(question)
+        kernel, n = self._kernel, len(question)
+        if isinstance(question, AdQuestion) and (kernel is None or question.ads is not self.ads):
+            question = question.plain
         if not n:
-            return np.empty(0, np.float32), 0
+            return Scored(np.empty(0, np.float32), 0, 0)
         if isinstance(question, AdQuestion):
-            if self._kernel is None or question.ads is not self.ads:
-                return self.score(question.plain, probabilities=probabilities)
-            return self._score_kept(question, probabilities=probabilities)
-        if self._kernel is None or question.whole is not None:
-            batch = question.batch
-            run = model.predict_many if probabilities else model.logits_many
-            return run(batch), len(model.missing_keys(batch))
-        table, out = model.table, np.empty(n, np.float32)
-        unknown = self._kernel.rank(
-            table.W, table.stride, table.index, table.slots, _without(question.context, question.fields),
-            question.fields, question.keys.ravel(),
-            question.time_s, float(model.spec.lifetime.ttl_s), model.spec.model.normalize, model.hyper, probabilities,
-            self._scratch_for(n, len(question.fields)), out,
-        )  # fmt: skip
-        return out, int(unknown)
+            assert kernel is not None
+            bound, out = self._bind(n, len(question.ads.fields)), np.empty(n, np.float32)
+            unknown, features = kernel.rank_kept(
+                question.context, question.places, question.time_s, probabilities, sample, bound, out
+            )
+        elif kernel is None or question.whole is not None:
+            return self._score_in_full(question, probabilities=probabilities, sample=sample)
+        else:
+            bound, out = self._bind(n, len(question.fields)), np.empty(n, np.float32)
+            unknown, features = kernel.rank(
+                question.context, question.fields, question.keys.ravel(), question.time_s, probabilities, sample, bound,
+                out,
+            )  # fmt: skip
+        return Scored(out, unknown, features)
+
+    def _score_in_full(self, question: Question, *, probabilities: bool, sample: int) -> Scored:
+        """`score` of a model, or of fields with several features, that has no kernel."""
+        model, batch = self._model, question.batch
+        run = model.predict_many if probabilities else model.logits_many
+        scores, unknown = run(batch), len(model.missing_keys(batch))
+        if sample >= 0 and not unknown:
+            self._tally.add_batch(batch if question.whole is not None else batch.slice(sample, sample + 1))
+        return Scored(scores, unknown, question.features)
 
     def predict_few(self, keys: NDArray[np.uint64], n: int, time_s: float) -> int:
         """Score a few rows in full, at most `FEW`; only for a model that `has_kernel`.
@@ -190,52 +217,34 @@ class Ranker:
         -------
         int
             Features of all rows; -1 where of some it is not known whether they have a row, and nothing was done. Else
-            the first n of `few` are their probabilities, and `counts` has been added to.
+            the first n of `few` are their probabilities, and they are tallied.
         """
-        if self._bound_spec is not self._model.spec:
-            self._bind()
-        features: int = self._predict_few(keys, n, time_s, self._bound)
+        bound = self._bind(0, 0)
+        features: int = self._predict_few(keys, n, time_s, bound)
         return features
 
-    def _bind(self) -> None:
-        """What `predict_few` reads and writes beside its arguments: anew where the specification has changed."""
+    def _bind(self, n: int, A: int) -> Any:
+        """What kernels read and write beside their arguments, with room for n candidates of A fields."""
+        spec, ads, room = self._model.spec, self.ads or self._no_ads, self._room
+        if spec is not self._bound_to[0] or ads is not self._bound_to[1] or room[0] < n or room[1] < A:
+            self._room = max(n, room[0]), max(A, room[1])
+            self._bound, self._bound_to = self._new_bound(spec, ads), (spec, ads)
+        return self._bound
+
+    def _new_bound(self, spec: Spec, ads: PreparedAds) -> Any:
         assert self._kernel is not None
-        model = self._model
-        spec, table = model.spec, model.table
-        self._bound = Bound(
+        model, table, (n, A) = self._model, self._model.table, self._room
+        width = n + ABREAST - 1
+        scratch = self._kernel.Scratch(
+            M=np.empty(A * table.P, np.float32), base=np.empty(width * A, np.int64), sums=np.empty(width, np.float32),
+            seen=np.empty(max(4, 1 << (2 * n).bit_length()), np.uint64), met=np.empty(width, np.int64),
+            dots=np.empty(width, np.float32), spot_of=np.empty(n, np.int64),
+        )  # fmt: skip
+        kept = self._kernel.Ads(ads.fields, ads.keys.ravel(), ads.features, ads.rows, ads.kept, ads.keep)
+        self._predict_few = self._kernel.predict_few
+        return Bound(
             table.W, table.stride, table.index, table.slots, float(spec.lifetime.ttl_s), spec.model.normalize,
-            model.hyper, self._counts, self.few,
-        )  # fmt: skip
-        self._bound_spec, self._predict_few = spec, self._kernel.predict_few
-
-    def _score_kept(self, question: AdQuestion, *, probabilities: bool) -> tuple[NDArray[np.float32], int]:
-        """`score` with what is kept of the ads."""
-        assert self._kernel is not None
-        model, ads, n = self._model, question.ads, len(question)
-        table, out = model.table, np.empty(n, np.float32)
-        unknown = self._kernel.rank_kept(
-            table.W, table.stride, table.index, table.slots, _without(question.context, ads.fields), ads.fields,
-            ads.keys.ravel(), question.places, ads.rows, ads.kept, ads.keep, ads.features, question.time_s,
-            float(model.spec.lifetime.ttl_s), model.spec.model.normalize, model.hyper, probabilities,
-            self._scratch_for(n, len(ads.fields)), out,
-        )  # fmt: skip
-        return out, int(unknown)
-
-    def _scratch_for(self, n: int, A: int) -> Any:
-        """Room for n candidates of A fields, at least; what is there is kept for the next question."""
-        if n > self._room[0] or self._room[1] < A:
-            self._room = max(n, self._room[0]), max(A, self._room[1])
-            self._scratch = self._new_scratch(*self._room)
-        return self._scratch
-
-    def _new_scratch(self, n: int, A: int) -> Any:
-        if self._kernel is None:
-            return None
-        whole, slots = n + ABREAST - 1, max(4, 1 << (2 * n).bit_length())
-        return self._kernel.Scratch(
-            M=np.empty(A * self._model.table.P, np.float32), base=np.empty(whole * A, np.int64),
-            sums=np.empty(whole, np.float32), places=np.empty(slots, np.int64), spots=np.empty(slots, np.int64),
-            met=np.empty(whole, np.int64), dots=np.empty(whole, np.float32), spot_of=np.empty(n, np.int64),
+            model.hyper, self._tally.counts, self.few, scratch, kept,
         )  # fmt: skip
 
     def warm_up(self) -> None:
@@ -245,13 +254,6 @@ class Ranker:
         self.score(nothing)
         if self._kernel is not None:
             self.predict_few(nothing.context, 1, 0.0)
-            ads = PreparedAds(np.arange(1), 1)
-            ads.put(np.arange(1), np.zeros((1, 1), np.uint64))
-            self._score_kept(AdQuestion(nothing.context, ads, np.arange(1), 0.0), probabilities=True)
-
-
-def _without(context: NDArray[np.uint64], fields: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The context's keys, 0 in the candidates' fields."""
-    context = context.copy()
-    context[fields] = 0
-    return context
+            self._kernel.rank_kept(
+                nothing.context, np.empty(0, np.int64), 0.0, True, -1, self._bind(0, 1), np.empty(0, np.float32)
+            )

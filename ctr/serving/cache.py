@@ -58,14 +58,13 @@ class RowCache:
 
     def __init__(self, model: Model, readers: Sequence[ShardReader], *, max_rows: int) -> None:
         self._model, self._tally = model, Tally(model)
-        self._ranker = Ranker(model, self._tally.counts)
+        self._ranker = Ranker(model, self._tally)
         self._shards = [FollowedShard(reader) for reader in readers]
         self._absence_limit = max_rows // 16
         self._row_limit = max_rows - self._absence_limit
         self._lock = threading.Lock()
         self._arrivals, self._absences = KeyLog(), KeyLog()
         self._standing: tuple[Watermarks | None, Version | None, bool] = None, None, True
-        self._every_field = np.arange(len(model.spec.fields), dtype=np.uint8)
         self._hits = self._misses = self._rereads = self._breaks = self._asked = 0
 
     # A catalogue's ads
@@ -136,38 +135,24 @@ class RowCache:
     def rank(self, question: Question | AdQuestion) -> tuple[NDArray[np.float32], int]:
         """(n,) probabilities of candidates from the rows held, and how many features nothing is known of here."""
         with self._lock:
-            scores, unknown = self._ranker.score(question)
+            scores, unknown, features = self._ranker.score(question, sample=self._sample(question))
             self._misses += unknown
-            self._hits += question.features - unknown
-            if not unknown:  # else it is asked again, once the store has answered
-                self._tally_some(question)
+            self._hits += features - unknown
         return scores, unknown
 
     def rank_known(self, question: Question | AdQuestion) -> NDArray[np.float32] | None:
         """The scores of `rank` where all features are known; None where some are not, and nothing was counted."""
         with self._lock:
-            scores, unknown = self._ranker.score(question)
+            scores, unknown, features = self._ranker.score(question, sample=self._sample(question))
             if unknown:
                 return None
-            self._hits += question.features
-            self._tally_some(question)
+            self._hits += features
         return scores
 
-    def _tally_some(self, question: Question | AdQuestion) -> None:
-        """Tally the context and one candidate, another one each time: to look all of them up would take as long again.
-
-        The shares by field are the same in the long run, and a field's weight that of a request.
-        """
+    def _sample(self, question: Question | AdQuestion) -> int:
+        """The candidate that is tallied, another one each time."""
         self._asked += 1
-        if isinstance(question, Question) and question.whole is not None:
-            self._tally.add_batch(question.whole)
-        elif len(question):
-            keys, chosen = question.context.copy(), self._asked % len(question)
-            if isinstance(question, AdQuestion):
-                keys[question.ads.fields] = question.ads.keys[question.places[chosen]]
-            else:
-                keys[question.fields] = question.keys[chosen]
-            self._tally.add(keys, self._every_field)
+        return self._asked % max(1, len(question))
 
     def excerpt(self, batch: Batch) -> tuple[Excerpt, float]:
         """What is held of the first event of a batch, and its prediction from the very same rows."""

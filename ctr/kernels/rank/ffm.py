@@ -38,21 +38,31 @@ ABREAST = 4
 LINEAR_SUM, PAIR_SUM, SINCE, UNTIL = range(4)
 """What is kept of an ad: its sums, and the first and the last minute for which they are known to hold."""
 LAST_MINUTE = 16777216.0
-HASH = np.uint64(0x9E3779B97F4A7C15)
+HASH, SPOT = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFFFFFFFF)
 block = {4: block4, 8: block8}[KP]
 
 
 class Scratch(NamedTuple):
-    """Room for a question of n candidates with A fields."""
+    """Room for a question of n candidates with A fields; `width` is n + 3."""
 
     M: Any  # (A P,) float32: what candidates meet
-    base: Any  # ((n + 3) A,) int64: where the candidates' rows begin
-    sums: Any  # (n + 3,) float32: their parts of the pair sum
-    places: Any  # (2^m >= 2 n,) int64: rows of a field by their hash, and
-    spots: Any  # as many int64: which of the different ones each is
-    met: Any  # (n + 3,) int64: the different ones
-    dots: Any  # (n + 3,) float32: their products with M
+    base: Any  # (A width,) int64: where the candidates' rows begin, a field after the other
+    sums: Any  # (width,) float32: their parts of the pair sum
+    seen: Any  # (2^m >= 2 n,) uint64: rows by their hash, and which of the different ones each is
+    met: Any  # (width,) int64: the different ones of a field
+    dots: Any  # (width,) float32: their products with M
     spot_of: Any  # (n,) int64: which of them each candidate has
+
+
+class Ads(NamedTuple):
+    """The arrays of `ctr.model.prepared.PreparedAds`, which says what they are."""
+
+    fields: Any
+    keys: Any  # in one dimension
+    features: Any
+    rows: Any
+    kept: Any
+    keep: Any
 
 
 @helper
@@ -75,30 +85,32 @@ def look_up(
 
     Nearly all keys stand in the bucket they are looked for first: no branch for those.
     """
-    A, last = fields.shape[0], keys.shape[0] - 1
-    unknown = 0
-    for at in range(keys.shape[0]):
-        prefetch(index, home(keys[min(at + AHEAD, last)], index) * 8)
-        key = keys[at]
-        bucket = home(key, index)
-        s = find5(index, bucket * 8, key)
-        row = np.int64(slots[np.uint64(bucket * 16 + ROW_AT + s)])
-        if s >= BUCKET_SLOTS or key == 0:
-            row = find(index, slots, key) if key != 0 else np.int64(0)
-            unknown += 1 if row < 0 else 0
-            row = max(row, np.int64(0))
-        base[at] = row * stride
-    for i in range(linear.shape[0]):
-        lin = ZERO
+    A, n, last, at = fields.shape[0], linear.shape[0], keys.shape[0] - 1, 0
+    width, unknown = n + ABREAST - 1, 0
+    for i in range(n):
+        linear[i] = ZERO
         for a in range(A):
-            at = i * A + a
-            prefetch(W, base[min(at + AHEAD, last)] + fields[a] * KP)
-            head = base[at] + fields[a] * KP
+            prefetch(index, home(keys[min(at + AHEAD, last)], index) * 8)
+            key = keys[at]
+            bucket = home(key, index)
+            s = find5(index, bucket * 8, key)
+            row = np.int64(slots[np.uint64(bucket * 16 + ROW_AT + s)])
+            if s >= BUCKET_SLOTS or key == 0:
+                row = find(index, slots, key) if key != 0 else np.int64(0)
+                unknown += 1 if row < 0 else 0
+                row = max(row, np.int64(0))
+            base[a * width + i] = row * stride
+            at += 1
+    for a in range(A):
+        first = a * width
+        for i in range(n):
+            prefetch(W, base[first + min(i + AHEAD, n - 1)] + fields[a] * KP)
+            head = base[first + i] + fields[a] * KP
             if is_live(W, head, minute, ttl_s):
-                lin += W[head + LINEAR]
+                linear[i] += W[head + LINEAR]
             else:
-                base[at] = 0
-        linear[i] = lin
+                base[first + i] = 0
+        base[first + n : first + width] = 0
     return unknown
 
 
@@ -110,43 +122,44 @@ def pair_of(W: Any, b: Any, f: Any, b2: Any, f2: Any, s: Any) -> Any:
 
 @bare
 def own_pairs(W: Any, fields: Any, base: Any, n: int, sums: Any) -> None:
-    """``sums[i]`` is the pair sum among the features of candidate i alone; ``base`` has room for whole fours."""
-    A = fields.shape[0]
+    """``sums[i]`` is the pair sum among the features of candidate i alone; up to a whole four there are rows of 0."""
+    A, width = fields.shape[0], n + ABREAST - 1
     for first in range(0, n, ABREAST):
-        i0, i1, i2, i3 = first * A, (first + 1) * A, (first + 2) * A, (first + 3) * A
         s0 = set16(ZERO)
         s1, s2, s3 = s0, s0, s0
         for a in range(A):
-            f = fields[a]
+            f, i = fields[a], a * width + first
             for e in range(a + 1, A):
-                g = fields[e]
-                s0 = pair_of(W, base[i0 + a], f, base[i0 + e], g, s0)
-                s1 = pair_of(W, base[i1 + a], f, base[i1 + e], g, s1)
-                s2 = pair_of(W, base[i2 + a], f, base[i2 + e], g, s2)
-                s3 = pair_of(W, base[i3 + a], f, base[i3 + e], g, s3)
+                g, j = fields[e], e * width + first
+                s0 = pair_of(W, base[i], f, base[j], g, s0)
+                s1 = pair_of(W, base[i + 1], f, base[j + 1], g, s1)
+                s2 = pair_of(W, base[i + 2], f, base[j + 2], g, s2)
+                s3 = pair_of(W, base[i + 3], f, base[j + 3], g, s3)
         sums[first], sums[first + 1], sums[first + 2], sums[first + 3] = hsum(s0), hsum(s1), hsum(s2), hsum(s3)
 
 
 @bare
-def apart(a: int, A: int, n: int, slots: int, scratch: Any) -> Any:
-    """Different ones of the rows that n candidates have in their field number `a`: into ``scratch.met``; how many.
+def apart(rows: Any, n: int, begin: Any, shift: Any, scratch: Any) -> Any:
+    """Different ones of n candidates' rows in a field: into ``scratch.met``; `begin` plus how many there are.
 
-    ``scratch.spot_of[i]`` is where candidate i's row stands among them. They are found in a table of `slots` slots. No
-    branch depends on whether a row was met before: nobody could foresee it.
+    ``scratch.spot_of[i]`` is where candidate i's row stands among them. An entry of ``scratch.seen`` is a row, and
+    `begin` plus its spot: one of another field is below `begin`. Where two rows want the same entry the later one has
+    it, and the other, if it comes again, counts as another row: no branch depends on what was met before, which nobody
+    could foresee (2 ns a row, and 5 with a probe for the next free entry).
     """
-    base, places, spots, met, spot_of = scratch.base, scratch.places, scratch.spots, scratch.met, scratch.spot_of
-    mask, count = np.uint64(slots - 1), np.int64(0)
-    places[:slots] = 0
+    seen, met, spot_of = scratch.seen, scratch.met, scratch.spot_of
+    end = begin
     for i in range(n):
-        row = base[i * A + a] + 1
-        slot = (np.uint64(row) * HASH >> np.uint64(32)) & mask
-        while places[slot] != 0 and places[slot] != row:
-            slot = (slot + np.uint64(1)) & mask
-        new = places[slot] == 0
-        spot = count if new else spots[slot]
-        places[slot], spots[slot], met[count], spot_of[i] = row, spot, row - 1, spot
-        count += np.int64(new)
-    return count
+        row = rows[i]
+        word = np.uint64(row) << np.uint64(28)  # a row begins at a multiple of 16: above the spot's 32 bits
+        at = np.uint64(row) * HASH >> shift
+        entry = seen[at]
+        spot = np.int64(entry & SPOT)
+        known = (entry ^ word <= SPOT) & (spot >= begin)
+        spot = spot if known else end
+        seen[at], met[end - begin], spot_of[i] = word | np.uint64(spot), row, spot - begin
+        end += np.int64(not known)
+    return end
 
 
 @bare
@@ -157,11 +170,13 @@ def stream(W: Any, A: int, lines: Any, n_lines: int, n: int, scratch: Any) -> No
     9 fields of Criteo's shape a third of the rows are different ones.
     """
     M, met, dots, sums, spot_of = scratch.M, scratch.met, scratch.dots, scratch.sums, scratch.spot_of
-    slots = 4
-    while slots < 2 * n:
-        slots *= 2
+    bits, width, begin = 2, n + ABREAST - 1, np.int64(1)
+    while 1 << bits < 2 * n:
+        bits += 1
+    scratch.seen[: 1 << bits] = 0
     for a in range(A):
-        count = apart(a, A, n, slots, scratch)
+        end = apart(scratch.base[a * width :], n, begin, np.uint64(64 - bits), scratch)
+        count, begin = end - begin, end
         met[count : count + ABREAST - 1] = 0
         m = a * P_
         for first in range(0, count, ABREAST):
@@ -230,40 +245,69 @@ def score_of(lin: Any, pairs: Any, features: int, bias: Any, normalize: bool, hy
     return np.float32(prediction(t, hyper)) if probabilities else t
 
 
+@bare
+def without(context: Any, fields: Any, own: Any) -> None:
+    """The context's keys into ``own`` (F,), 0 in the candidates' fields."""
+    for f in range(F):
+        own[f] = context[f]
+    for f in fields:
+        own[f] = 0
+
+
+@bare
+def tally(index: Any, slots: Any, context: Any, fields: Any, keys: Any, first: int, counts: Any) -> None:
+    """What `ctr.kernels.serve.tally` does for a context and a candidate whose keys begin at ``keys[first]``."""
+    for f in range(F):
+        if context[f] != 0:
+            counts[0, f] += 1
+            counts[1, f] += find(index, slots, context[f]) == 0
+    for a in range(fields.shape[0]):
+        if keys[first + a] != 0:
+            counts[0, fields[a]] += 1
+            counts[1, fields[a]] += find(index, slots, keys[first + a]) == 0
+
+
 @brief
 def rank(
-    W: Any, stride: int, index: Any, slots: Any, context: Any, fields: Any, keys: Any, time_s: float, ttl_s: float,
-    normalize: bool, hyper: Any, probabilities: bool, scratch: Any, out: Any,
-) -> Any:  # fmt: skip
-    """Score n candidates; returns how many of all features were never heard of.
+    context: Any, fields: Any, keys: Any, time_s: float, probabilities: bool, sample: int, bound: Any, out: Any
+) -> Any:
+    """Score n candidates; returns how many of all features were never heard of, and how many features there are.
 
-    In: ``context`` (F,) keys, 0 in the candidates' fields; ``fields`` (A,) these, ascending; ``keys`` (n A,).
+    In: ``context`` (F,) keys, whatever stands in the candidates' fields; ``fields`` (A,) these, ascending; ``keys``
+    (n A,). Where all is known the context and the candidate `sample`, if it is not below 0, are tallied.
     """
-    n, A, minute = out.shape[0], fields.shape[0], minute_of(time_s)
-    own, lines, base, sums = np.empty(F, np.int64), np.empty(GROUPS, np.int64), scratch.base, scratch.sums
+    W, stride, index, slots, ttl_s, scratch = (
+        bound.W, bound.stride, bound.index, bound.slots, bound.ttl_s, bound.scratch
+    )  # fmt: skip
+    n, A, minute, base, sums = out.shape[0], fields.shape[0], minute_of(time_s), scratch.base, scratch.sums
+    own, lines, shown = np.empty(F, np.int64), np.empty(GROUPS, np.int64), np.empty(F, np.uint64)
+    without(context, fields, shown)
     n_lines, unknown, present, lin, shared = meet(
-        W, stride, index, slots, context, fields, minute, ttl_s, own, lines, scratch.M,
+        W, stride, index, slots, shown, fields, minute, ttl_s, own, lines, scratch.M,
     )  # fmt: skip
     unknown += look_up(W, stride, index, slots, fields, keys, minute, ttl_s, base, out)
-    base[n * A : (n + ABREAST - 1) * A] = 0
     own_pairs(W, fields, base, n, sums)
     stream(W, A, lines, n_lines, n, scratch)
-    bias = W[BIAS_ROW * stride] if hyper[HAS_BIAS] != ZERO else ZERO
+    bias, features = W[BIAS_ROW * stride] if bound.hyper[HAS_BIAS] != ZERO else ZERO, present
     for i in range(n):
-        features = present
-        if normalize:
-            for a in range(A):
-                features += keys[i * A + a] != 0
-        out[i] = score_of(lin + out[i], shared + sums[i], features, bias, normalize, hyper, probabilities)
-    return unknown
+        mine = 0
+        for a in range(A):
+            mine += keys[i * A + a] != 0
+        features += mine
+        out[i] = score_of(
+            lin + out[i], shared + sums[i], present + mine, bias, bound.normalize, bound.hyper, probabilities
+        )
+    if unknown == 0 and sample >= 0:
+        tally(index, slots, shown, fields, keys, sample * A, bound.counts)
+    return unknown, features
 
 
 @bare
 def study(
     W: Any, stride: int, index: Any, slots: Any, fields: Any, keys: Any, first: int, minute: Any, ttl_s: float,
-    base: Any, at: int, found: Any,
+    base: Any, at: int, width: int, found: Any,
 ) -> Any:  # fmt: skip
-    """One ad whose keys begin at `first`: rows to ``base[at:]``; to ``found`` its sums, since and until when they hold.
+    """One ad whose keys begin at `first`: rows to ``base[at::width]``; to ``found`` sums, since and until they hold.
 
     Returns how many of its features were never heard of.
     """
@@ -281,69 +325,69 @@ def study(
                 until = min(until, math.floor(np.float64(W[head + SEEN]) + ttl_s / 60.0))
         else:
             row = np.int64(0)
-        base[at + a] = row
+        base[at + a * width] = row
     s = set16(ZERO)
     for a in range(A):
         for e in range(a + 1, A):
-            s = pair_of(W, base[at + a], fields[a], base[at + e], fields[e], s)
+            s = pair_of(W, base[at + a * width], fields[a], base[at + e * width], fields[e], s)
     found[LINEAR_SUM], found[PAIR_SUM], found[SINCE], found[UNTIL] = lin, hsum(s), minute, np.float32(until)
     return unknown
 
 
 @bare
 def recall(
-    W: Any, stride: int, index: Any, slots: Any, fields: Any, keys: Any, places: Any, rows: Any, kept: Any,
-    keep: Any, minute: Any, ttl_s: float, base: Any, partial: Any, linear: Any, found: Any,
+    W: Any, stride: int, index: Any, slots: Any, ads: Any, places: Any, minute: Any, ttl_s: float, base: Any,
+    partial: Any, linear: Any, found: Any,
 ) -> Any:  # fmt: skip
     """What `rank` needs of the ads at ``places``: what is kept of them or, where that does not hold, found and kept."""
-    A, unknown, last = fields.shape[0], 0, places.shape[0] - 1
-    for i in range(places.shape[0]):
-        ad, at, later = places[i], i * A, places[min(i + AHEAD, last)]
+    rows, kept, A, n = ads.rows, ads.kept, ads.fields.shape[0], places.shape[0]
+    width, unknown = n + ABREAST - 1, 0
+    for i in range(n):
+        ad, later = places[i], places[min(i + AHEAD, n - 1)]
         prefetch(kept, later * found.shape[0])
         prefetch(rows, later * A)
         prefetch(rows, later * A + A - 1)
         if kept[ad, SINCE] <= minute <= kept[ad, UNTIL]:
             for a in range(A):
-                base[at + a] = rows[ad, a]
+                base[a * width + i] = rows[ad, a]
             linear[i], partial[i] = kept[ad, LINEAR_SUM], kept[ad, PAIR_SUM]
             continue
-        new = study(W, stride, index, slots, fields, keys, ad * A, minute, ttl_s, base, at, found)
+        new = study(W, stride, index, slots, ads.fields, ads.keys, ad * A, minute, ttl_s, base, i, width, found)
         linear[i], partial[i] = found[LINEAR_SUM], found[PAIR_SUM]
         unknown += new
-        if new == 0 and keep[ad]:
+        if new == 0 and ads.keep[ad]:
             for a in range(A):
-                rows[ad, a] = base[at + a]
+                rows[ad, a] = base[a * width + i]
             for part in range(found.shape[0]):
                 kept[ad, part] = found[part]
     return unknown
 
 
 @brief
-def rank_kept(
-    W: Any, stride: int, index: Any, slots: Any, context: Any, fields: Any, keys: Any, places: Any, rows: Any,
-    kept: Any, keep: Any, features: Any, time_s: float, ttl_s: float, normalize: bool, hyper: Any, probabilities: bool,
-    scratch: Any, out: Any,
-) -> Any:  # fmt: skip
-    """Score ads of a catalogue, of which is kept what they alone decide; returns as `rank` does.
-
-    In: ``places`` (n,) of the ads; of all ads ``keys`` (N A,), ``features`` (N,) how many of these are not 0,
-    ``keep`` (N,) whether anything may be kept. In and out: ``rows`` (N, A), ``kept`` (N, 4).
-    """
-    n, minute, sums = out.shape[0], minute_of(time_s), scratch.sums
-    own, lines = np.empty(F, np.int64), np.empty(GROUPS, np.int64)
+def rank_kept(context: Any, places: Any, time_s: float, probabilities: bool, sample: int, bound: Any, out: Any) -> Any:
+    """What `rank` does, for the ads of ``bound.ads`` at ``places`` (n,): what they alone decide is kept of them."""
+    W, stride, index, slots, ttl_s, scratch, ads = (
+        bound.W, bound.stride, bound.index, bound.slots, bound.ttl_s, bound.scratch, bound.ads
+    )  # fmt: skip
+    n, A, minute, sums = out.shape[0], ads.fields.shape[0], minute_of(time_s), scratch.sums
+    own, lines, shown = np.empty(F, np.int64), np.empty(GROUPS, np.int64), np.empty(F, np.uint64)
     found = np.empty(4, np.float32)
+    without(context, ads.fields, shown)
     n_lines, unknown, present, lin, shared = meet(
-        W, stride, index, slots, context, fields, minute, ttl_s, own, lines, scratch.M,
+        W, stride, index, slots, shown, ads.fields, minute, ttl_s, own, lines, scratch.M,
     )  # fmt: skip
-    unknown += recall(
-        W, stride, index, slots, fields, keys, places, rows, kept, keep, minute, ttl_s, scratch.base, sums, out, found,
-    )  # fmt: skip
-    stream(W, fields.shape[0], lines, n_lines, n, scratch)
-    bias = W[BIAS_ROW * stride] if hyper[HAS_BIAS] != ZERO else ZERO
+    unknown += recall(W, stride, index, slots, ads, places, minute, ttl_s, scratch.base, sums, out, found)
+    stream(W, A, lines, n_lines, n, scratch)
+    bias, features = W[BIAS_ROW * stride] if bound.hyper[HAS_BIAS] != ZERO else ZERO, present
     for i in range(n):
-        count = present + features[places[i]] if normalize else present
-        out[i] = score_of(lin + out[i], shared + sums[i], count, bias, normalize, hyper, probabilities)
-    return unknown
+        mine = ads.features[places[i]]
+        features += mine
+        out[i] = score_of(
+            lin + out[i], shared + sums[i], present + mine, bias, bound.normalize, bound.hyper, probabilities
+        )
+    if unknown == 0 and sample >= 0:
+        tally(index, slots, shown, ads.fields, ads.keys, places[sample] * A, bound.counts)
+    return unknown, features
 
 
 @bare

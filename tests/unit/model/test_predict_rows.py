@@ -20,8 +20,8 @@ def rows_of(n, seed=0, below=8):
                          ids=str)  # fmt: skip
 def test_equals_full_prediction_and_its_tally(options):
     model = learned(spec_of(**options))
-    counts = np.zeros((2, F), np.int64)
-    ranker, tally = Ranker(model, counts), Tally(model)
+    counted, tally = Tally(model), Tally(model)
+    ranker = Ranker(model, counted)
     for n in (1, 2, 16):
         keys = rows_of(n, seed=n, below=10)
         model.mark_absent(keys[keys != 0])  # what has no row is known to have none
@@ -31,7 +31,7 @@ def test_equals_full_prediction_and_its_tally(options):
             assert ranker.predict_few(keys, n, time_s) == np.count_nonzero(keys)
             np.testing.assert_allclose(ranker.few[:n], expected, rtol=0, atol=1e-6)
             tally.add_batch(batch)
-        np.testing.assert_array_equal(counts, tally.counts)
+        np.testing.assert_array_equal(counted.counts, tally.counts)
 
 
 def test_a_row_is_taken_from_more_keys():
@@ -61,10 +61,10 @@ def test_another_ttl_counts_at_once():
 
 def test_nothing_is_counted_where_something_is_unknown():
     model = learned(spec_of())
-    keys, counts = rows_of(3), np.zeros((2, F), np.int64)
+    keys, tally = rows_of(3), Tally(model)
     model.mark_absent(keys[keys != 0])
     keys[9] = key_of(2, 9)
-    ranker = Ranker(model, counts)
+    ranker, counts = Ranker(model, tally), tally.counts
     assert ranker.predict_few(keys, 3, NOW) == -1
     assert not counts.any()
     model.mark_absent(keys[9:10])

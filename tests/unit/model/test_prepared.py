@@ -48,12 +48,11 @@ def test_equals_full_prediction(kind, k, options):
         full = [[rows[place][f] if f in FIELDS else context[f] for f in range(F)] for place in places]
         expected = batch_of(keys_of(full, range(F)), F)
         for _ in range(2):  # the first time it is found, then it is kept
-            scores, unknown = ranker.score(question)
+            scores, unknown, features = ranker.score(question)
             np.testing.assert_allclose(scores, model.predict_many(expected), rtol=0, atol=1e-6)
             assert (unknown > 0) == (len(model.missing_keys(expected)) > 0)
-            assert question.features == np.count_nonzero(expected.keys) - (len(places) - 1) * np.count_nonzero(
-                np.delete(question.context, FIELDS)
-            )
+            shared = np.count_nonzero(np.delete(question.context, FIELDS))
+            assert features == (np.count_nonzero(expected.keys) - (len(places) - 1) * shared if places else 0)
         np.testing.assert_array_equal(question.batch.keys, expected.keys)
 
     check()
@@ -67,7 +66,7 @@ def test_a_row_that_changed_is_asked_for_again():
     ranker = Ranker(model)
     ranker.ads = ads
     question = asked(ads, [0, 1])
-    before, _ = ranker.score(question)
+    before, *_ = ranker.score(question)
     rows = np.tile(np.arange(1, F + 1), (5, 1))
     rows[:, FIELDS] = (1, 2, 3)  # the first ad alone
     rows[:, [0, 2, 3, 5]] = 0

@@ -10,6 +10,7 @@ from naive import Event, Naive
 from ctr.events.batch import Batch
 from ctr.model import Model
 from ctr.model.ranking import Question, Ranker
+from ctr.model.tally import Tally
 from ctr.spec import Field, Lifetime, Spec
 from ctr.spec import Model as ModelSpec
 
@@ -91,9 +92,10 @@ def test_equals_full_prediction(kind, k, options, F):
     def check(values):
         question, full = questions(F, values)
         before = model.state_hash()
-        scores, unknown = ranker.score(question)
+        scores, unknown, features = ranker.score(question)
+        assert features == (question.features if len(question) else 0)
         np.testing.assert_allclose(scores, model.predict_many(full), rtol=0, atol=1e-6)
-        logits, _ = ranker.score(question, probabilities=False)
+        logits, *_ = ranker.score(question, probabilities=False)
         np.testing.assert_allclose(logits, model.logits_many(full), rtol=0, atol=4e-6)
         assert (unknown > 0) == (len(model.missing_keys(question.batch)) > 0)
         np.testing.assert_array_equal(question.batch.keys, full.keys)
@@ -116,7 +118,7 @@ def test_equals_the_twin():
         naive.predicted(naive.logit(Event([(int(key), f, 1.0) for f, key in enumerate(row) if key], time_s=NOW)))
         for row in full.keys.reshape(-1, F)
     ]
-    scores, _ = Ranker(model).score(question)
+    scores, *_ = Ranker(model).score(question)
     assert np.ptp(scores) > 0.01
     np.testing.assert_allclose(scores, expected, rtol=0, atol=2e-4)  # 80 steps with a rough reciprocal square root
 
@@ -136,3 +138,22 @@ def test_a_learning_model_ranks_too():
     model = learned(spec, weights_only=False)
     question, full = questions(7, ([[1] * 7, [2] * 7, [3] * 7], [2, 3]))
     np.testing.assert_allclose(Ranker(model).score(question)[0], model.predict_many(full), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ffm", "fm"])
+def test_of_a_ranking_the_context_and_one_candidate_are_tallied(kind):
+    """By the kernel, where there is one; and nothing where a feature is unknown."""
+    F, spec = 6, spec_of(kind, 6)
+    model, random = learned(spec), np.random.default_rng(5)
+    question, full = questions(F, (random.integers(0, 10, (9, F)), [1, 4]))
+    found, expected = Tally(model), Tally(model)
+    ranker = Ranker(model, found)
+    assert ranker.score(question, sample=3).unknown > 0
+    model.mark_absent(full.keys[full.keys != 0])
+    ranker.score(question)
+    assert not found.counts.any()
+    for sample in (3, 0, 7):
+        assert ranker.score(question, sample=sample).unknown == 0
+        expected.add_batch(full.slice(sample, sample + 1))
+    assert expected.counts[1].any()
+    np.testing.assert_array_equal(found.counts, expected.counts)
