@@ -80,10 +80,9 @@ class RankingWriter:
 
     def body(self, scores: NDArray[np.float32], top: int | None) -> bytes:
         """Write the `top` best, all where it is not given: what `Ranking.of` says, as JSON."""
-        ranking = np.empty(len(scores), np.uint64)
-        self._kernels.sortable(scores, ranking)
-        ranking.sort()
-        ranking = ranking[:top]
+        ranking = np.empty((2, len(scores)), np.uint64)
+        self._kernels.order(scores, *ranking)
+        ranking = ranking[0, :top]
         room = len(_SLACK) + len(self._parts) + len(ranking) * (self._kernels.PLACE_BYTES + self._kernels.SCORE_BYTES)
         if len(self._out) < room:
             self._out = np.empty(room, np.uint8)

@@ -20,16 +20,41 @@ ZEROS = np.uint64(0x3030303030303030)
 PLACE_MASK = np.uint64(0xFFFFFFFF)
 
 
-@brief
-def sortable(scores: Any, out: Any) -> None:
-    """Score and place of each as one integer: ascending, they are the ranking, of equal scores the first place first.
+@helper
+def descending(score: Any) -> Any:
+    """32 bits of a score whose order is that of scores, the highest first."""
+    bits = np.float32(score + np.float32(0)).view(np.int32)  # -0 is 0
+    return np.uint64(np.uint32(bits if bits < 0 else ~(bits | np.int32(-(2**31)))))
 
-    Sorting 500 of these takes 3 us, a stable argsort of floats 25.
+
+@brief
+def order(scores: Any, ranking: Any, other: Any) -> None:
+    """Places of scores into ``ranking`` (n,), the highest score first, of equal ones the first place; ``other`` is room.
+
+    A radix sort by the bytes that differ. NumPy's sort takes as long, but gives the GIL away (see `brief`): beside a
+    trainer's commits an answer then waited 20 us for it on average.
     """
-    for i in range(scores.shape[0]):
-        bits = np.float32(scores[i] + np.float32(0)).view(np.int32)  # -0 is 0
-        ascending = ~bits if bits < 0 else bits | np.int32(-(2**31))
-        out[i] = np.uint64(np.uint32(~ascending)) << np.uint64(32) | np.uint64(i)
+    n, counts = scores.shape[0], np.zeros((4, 256), np.int64)
+    for i in range(n):
+        key = descending(scores[i])
+        ranking[i] = key << np.uint64(32) | np.uint64(i)
+        for digit in range(4):
+            counts[digit, key >> np.uint64(8 * digit) & np.uint64(255)] += 1
+    source, target = ranking, other
+    for digit in range(4):
+        shift, count = np.uint64(32 + 8 * digit), counts[digit]
+        if n == 0 or count[source[0] >> shift & np.uint64(255)] == n:
+            continue
+        begin = 0
+        for value in range(256):
+            begin, count[value] = begin + count[value], begin
+        for i in range(n):
+            value = source[i] >> shift & np.uint64(255)
+            target[count[value]] = source[i]
+            count[value] += 1
+        source, target = target, source
+    for i in range(n):
+        ranking[i] = source[i] & PLACE_MASK
 
 
 @helper
@@ -82,15 +107,15 @@ def write_text(at: Any, text: Any) -> Any:
 
 @brief
 def write(ranking: Any, scores: Any, parts: Any, ends: Any, out: Any) -> Any:
-    """Write places and scores of a sorted `sortable`, with ``parts[:ends[0]]`` before, and so on between and behind.
+    """Write places and scores of a ranking, with ``parts[:ends[0]]`` before, and so on between and behind.
 
     Returns how many bytes; ``out`` has 8 more.
     """
     n, begin = ranking.shape[0], np.int64(out.ctypes.data)
     at = write_text(begin, parts[: ends[0]])
     for i in range(n):
-        at = write_place(at, np.int64(ranking[i] & PLACE_MASK))
+        at = write_place(at, np.int64(ranking[i]))
     at = write_text(at - (n > 0), parts[ends[0] : ends[1]])
     for i in range(n):
-        at = write_score(at, scores[ranking[i] & PLACE_MASK])
+        at = write_score(at, scores[ranking[i]])
     return write_text(at - (n > 0), parts[ends[1] :]) - begin
