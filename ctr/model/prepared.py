@@ -89,6 +89,9 @@ class PreparedAds:
     def touched(self, keys: Keys) -> None:
         """Rows of these keys have changed, come or gone: what is kept of their ads no longer holds."""
         held, ads = self._index
+        keys = self.keys_among(keys)
+        if not len(keys):  # as mostly
+            return
         begin, end = np.searchsorted(held, keys, "left"), np.searchsorted(held, keys, "right")
         counts = end - begin
         # Ranges begin:end, one behind the other.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ctr.events.batch import Batch
 from ctr.events.requests import FEW
 from ctr.kernels import build
-from ctr.kernels.rank.bound import Bound
+from ctr.kernels.rank.bound import Ads, Bound, Scratch
 from ctr.model.model import TILED_KP, Model
 from ctr.model.prepared import PreparedAds
 from ctr.model.tally import Tally
@@ -154,7 +154,7 @@ class Ranker:
         self._room = 0, 0
         self._bound: Any = None
         self._bound_to: tuple[Spec | None, PreparedAds] = None, self._no_ads
-        self._predict_few: Any = None
+        self._predict_few: Any = self._kernel and self._kernel.predict_few
 
     @property
     def has_kernel(self) -> bool:
@@ -219,8 +219,7 @@ class Ranker:
             Features of all rows; -1 where of some it is not known whether they have a row, and nothing was done. Else
             the first n of `few` are their probabilities, and they are tallied.
         """
-        bound = self._bind(0, 0)
-        features: int = self._predict_few(keys, n, time_s, bound)
+        features: int = self._predict_few(keys, n, time_s, self._bind(0, 0))
         return features
 
     def _bind(self, n: int, A: int) -> Any:
@@ -232,16 +231,14 @@ class Ranker:
         return self._bound
 
     def _new_bound(self, spec: Spec, ads: PreparedAds) -> Any:
-        assert self._kernel is not None
         model, table, (n, A) = self._model, self._model.table, self._room
         width = n + ABREAST - 1
-        scratch = self._kernel.Scratch(
+        scratch = Scratch(
             M=np.empty(A * table.P, np.float32), base=np.empty(width * A, np.int64), sums=np.empty(width, np.float32),
             seen=np.empty(max(4, 1 << (2 * n).bit_length()), np.uint64), met=np.empty(width, np.int64),
             dots=np.empty(width, np.float32), spot_of=np.empty(n, np.int64),
         )  # fmt: skip
-        kept = self._kernel.Ads(ads.fields, ads.keys.ravel(), ads.features, ads.rows, ads.kept, ads.keep)
-        self._predict_few = self._kernel.predict_few
+        kept = Ads(ads.fields, ads.keys.ravel(), ads.features, ads.rows, ads.kept, ads.keep)
         return Bound(
             table.W, table.stride, table.index, table.slots, float(spec.lifetime.ttl_s), spec.model.normalize,
             model.hyper, self._tally.counts, self.few, scratch, kept,

@@ -339,14 +339,15 @@ class RowCache:
 
     def _replace(self, asked: Keys, rows: RowBlock) -> None:
         """Take rows again that are still held (one may have made room meanwhile); the store's gone ones are dropped."""
-        gone = np.setdiff1d(asked, rows.keys)
+        gone = np.setdiff1d(asked, rows.keys) if len(rows) < len(asked) else asked[:0]
         for begin in range(0, len(rows), _AT_ONCE):
             keys, data = rows.keys[begin : begin + _AT_ONCE], rows.data[begin : begin + _AT_ONCE]
             with self._lock:
                 held = self._model.lookup(keys)
                 self._load(RowBlock(keys[held], data[held]))
         with self._lock:
-            self._forget(gone)
+            if len(gone):
+                self._forget(gone)
             self._rereads += len(asked)
 
     def _by_shard(self, keys: Keys) -> list[tuple[FollowedShard, Keys]]:

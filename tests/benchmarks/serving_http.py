@@ -217,15 +217,18 @@ def measure(directory, redis, served, other, started, options):
     rows, random = rows_of(1000, 2)[0], np.random.default_rng(5)
     catalogue = [dict(list(row.items())[CONTEXT:]) for row in rows_of(ADS, 1)[0]]
     predict = [json.dumps({"instances": [row]}).encode() for row in rows]
-    by_id, in_full = [], []
+    by_id, best, in_full = [], [], []
     for row in rows[:100]:
         context, chosen = dict(list(row.items())[:CONTEXT]), random.choice(ADS, CANDIDATES, replace=False).tolist()
-        by_id.append(json.dumps({"context": context, "candidates": [f"ad-{i}" for i in chosen]}).encode())
+        asked = {"context": context, "candidates": [f"ad-{i}" for i in chosen]}
+        by_id.append(json.dumps(asked).encode())
+        best.append(json.dumps({**asked, "top": 10}).encode())
         in_full.append(json.dumps({"context": context, "candidates": [catalogue[i] for i in chosen]}).encode())
     suites = {
         "echo": (echo_port, "/", predict),
         PREDICT: (port, "/v1/models/bench:predict", predict),
         "rank 500 by id": (port, "/v1/models/bench:rank", by_id),
+        "rank 500 by id, the best 10": (port, "/v1/models/bench:rank", best),
         "rank 500 as JSON": (port, "/v1/models/bench:rank", in_full),
     }
     sent = {name: (at, requests(path, bodies, at)) for name, (at, path, bodies) in suites.items()}

@@ -15,7 +15,7 @@ the output and scratch.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -40,29 +40,6 @@ LINEAR_SUM, PAIR_SUM, SINCE, UNTIL = range(4)
 LAST_MINUTE = 16777216.0
 HASH, SPOT = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFFFFFFFF)
 block = {4: block4, 8: block8}[KP]
-
-
-class Scratch(NamedTuple):
-    """Room for a question of n candidates with A fields; `width` is n + 3."""
-
-    M: Any  # (A P,) float32: what candidates meet
-    base: Any  # (A width,) int64: where the candidates' rows begin, a field after the other
-    sums: Any  # (width,) float32: their parts of the pair sum
-    seen: Any  # (2^m >= 2 n,) uint64: rows by their hash, and which of the different ones each is
-    met: Any  # (width,) int64: the different ones of a field
-    dots: Any  # (width,) float32: their products with M
-    spot_of: Any  # (n,) int64: which of them each candidate has
-
-
-class Ads(NamedTuple):
-    """The arrays of `ctr.model.prepared.PreparedAds`, which says what they are."""
-
-    fields: Any
-    keys: Any  # in one dimension
-    features: Any
-    rows: Any
-    kept: Any
-    keep: Any
 
 
 @helper

@@ -29,7 +29,9 @@ def descending(score: Any) -> Any:
 
 @brief
 def order(scores: Any, ranking: Any, other: Any) -> None:
-    """Places of scores into ``ranking`` (n,), the highest score first, of equal ones the first place; ``other`` is room.
+    """Places of scores into ``ranking`` (n,), the highest score first, of equal ones the first place.
+
+    ``other`` (n,) is room.
 
     A radix sort by the bytes that differ. NumPy's sort takes as long, but gives the GIL away (see `brief`): beside a
     trainer's commits an answer then waited 20 us for it on average.
