@@ -27,8 +27,8 @@ from ctr.store import Changes, ShardReader, Version, Watermarks
 
 CHUNK = 1000
 """Rows of a shard read again before the next shard's turn."""
-_PIECE = 500
-"""Of these, read at a time: a request on the same core may wait so long, 1 ms."""
+_PIECE = 250
+"""Of these, read at a time: a request on the same core may wait so long, half a millisecond."""
 _AT_ONCE = 200
 """Of these, taken over at a time: for so long, 0.1 ms, a request may wait for the lock."""
 _FILLS = 3
@@ -265,7 +265,7 @@ class RowCache:
         Parameters
         ----------
         rest : callable
-            Called after each piece of work, of about a millisecond, with the rows that it read: whoever answers
+            Called after each piece of work, of half a millisecond, with the rows that it read: whoever answers
             requests on the same core need not wait for all of it.
 
         Returns

@@ -22,7 +22,7 @@ LOOK_S = 1.0
 """Time between two looks at which generation is live and at what changed in place, such as the ttl."""
 REREAD_ROWS_PER_S = 100_000
 """Rows read again at most: what one Redis bears beside its writer if scorers' p99 is to stay under 6 ms (DESIGN.md)."""
-_LEAST_REST_S, _MOST_BEHIND_S = 0.0002, 0.01
+_LEAST_REST_S, _MOST_BEHIND_S = 0.0005, 0.01
 """Between two pieces of work requests get the core, however late it is; of a pace that was not kept so much is made up
 for."""
 _TIMEOUT_S = 1.0

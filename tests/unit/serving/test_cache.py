@@ -281,7 +281,7 @@ def test_rests_after_each_piece_of_work(cache, reader, trainer):
     read = cache.follow(rests.append)
     assert rests[0] == 0  # what was named is known
     assert sum(rests) == read == 801
-    assert max(rests) == 500
+    assert max(rests) == 250
 
 
 def test_first_look_is_no_break(cache):

@@ -28,7 +28,7 @@ def test_rests_add_up_to_the_pace(follower):
 
 def test_others_get_the_core_however_late_it_is(follower):
     follower._rest(0)
-    assert follower._stop.seconds == [0.0002]
+    assert follower._stop.seconds == [0.0005]
 
 
 def test_without_a_thread_of_its_own_there_is_no_rest(follower):
