@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from naive import Event, Naive
 
 from ctr.events.batch import Batch
+from ctr.kernels import build
+from ctr.kernels.rank.bound import Scratch
 from ctr.model import Model
 from ctr.model.ranking import Question, Ranker
 from ctr.model.tally import Tally
@@ -157,3 +159,26 @@ def test_of_a_ranking_the_context_and_one_candidate_are_tallied(kind):
         expected.add_batch(full.slice(sample, sample + 1))
     assert expected.counts[1].any()
     np.testing.assert_array_equal(found.counts, expected.counts)
+
+
+@pytest.mark.parametrize("bits", [2, 5, 10])
+def test_rows_are_told_apart(bits):
+    """However often two want the same entry, each candidate's spot has its row; none is of the field before."""
+    n, random = 200, np.random.default_rng(bits)
+    apart = build.load("rank/ffm", F=7, KP=4).apart
+    none = np.empty(0, np.float32)
+    scratch = Scratch(
+        M=none, base=np.empty(0, np.int64), sums=none, seen=np.zeros(1 << bits, np.uint64),
+        met=np.full(n + 3, -1), dots=none, spot_of=np.full(n, -1),
+    )  # fmt: skip
+    begin = 1
+    for _ in range(5):  # fields that have the same rows
+        rows = random.integers(0, 60, n) * 32
+        end = apart(rows, n, begin, np.uint64(64 - bits), scratch)
+        different = len(np.unique(rows))
+        assert different <= end - begin <= n
+        assert bits < 10 or end - begin < 2 * different
+        assert scratch.spot_of.min() >= 0
+        assert scratch.spot_of.max() < end - begin
+        np.testing.assert_array_equal(scratch.met[scratch.spot_of], rows)
+        begin = end
