@@ -18,6 +18,7 @@ from ctr.events.hashing import partition_salts
 from ctr.model import Model
 from ctr.serving.cache import RowCache
 from ctr.store import Cut, ShardKeys, ShardReader, ShardWriter, Watermarks, connect, create_model
+from ctr.store.keys import shard_keys
 from workers.sources.files import FileSource
 
 SPEC = """
@@ -203,12 +204,16 @@ def test_kill_9_at_random_moments_changes_nothing(client, redis_url, tmp_path):
     logs = tmp_path / "logs"
     logs.mkdir()
     for part in range(2):
-        write_lines(logs / f"{part}.jsonl", 50_000, seed=part)
+        write_lines(logs / f"{part}.jsonl", 80_000, seed=part)
+    [keys] = shard_keys("ads@killed", 1, spread=False)
 
     def command(generation):
         path = tmp_path / f"{generation}.toml"
         path.write_text(SPEC.format(generation=generation))
         return ["train", path, "--from", logs, "--redis", redis_url, "--create"]
+
+    def offsets():
+        return {key: value for key, value in client.hgetall(keys.meta).items() if key.startswith(b"offset:")}
 
     assert ctr(*command("calm")).returncode == 0
     calm = stored(client, "ads@calm")
@@ -220,18 +225,17 @@ def test_kill_9_at_random_moments_changes_nothing(client, redis_url, tmp_path):
             env=CLEAN, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         if cut_short < 3:
-            moved_from = stored(client, "ads@killed")[1]
-            until = time.monotonic() + 60
-            while stored(client, "ads@killed")[1] == moved_from and time.monotonic() < until:
-                time.sleep(0.01)  # not before it has learned something
-            time.sleep(chance.uniform(0.0, 0.1))
+            moved_from, until = offsets(), time.monotonic() + 60
+            while offsets() == moved_from and time.monotonic() < until:
+                time.sleep(0.002)  # not before it has learned something
+            time.sleep(chance.uniform(0.0, 0.05))
             process.kill()
         process.wait(60)
         if stored(client, "ads@killed")[1] == calm[1]:
             break
         cut_short += 1
         assert cut_short < 20
-    assert cut_short >= 2
+    assert cut_short >= 2, cut_short
     killed = stored(client, "ads@killed")
     assert killed[1] == calm[1]
     assert killed[0] == calm[0]
