@@ -197,8 +197,8 @@ def join(settings: JoinSettings) -> ExitCode:
         app = OpsApp(registry, live=live, ready=lambda: None, token=settings.token)
         page = stored_page(app, "join", metrics.JOIN, joiner.numbers, spec, settings.redis)
         server = BackgroundServer(app, listening)
-        server.start()
         page.start()
+        server.start()
     try:
         for source in (answers, events):
             source.open({})

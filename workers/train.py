@@ -113,8 +113,8 @@ def train(settings: TrainSettings) -> ExitCode:
             )
             page = trainer_page(app, trainer, numbers, spec, settings.redis)
             server = BackgroundServer(app, listening)
-            server.start()
             page.start()
+            server.start()
         if snapshots is not None:
             snapshots.start()
         store_watch.start()

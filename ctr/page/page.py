@@ -103,7 +103,8 @@ class Page:
         app.route("GET", "/page/slices", self._slices)
 
     def start(self) -> None:
-        """Begin to look at the numbers."""
+        """Look at the numbers, and go on doing so: to be called before the server starts, so that no answer is empty."""
+        self._try_to_look()
         self._thread.start()
 
     def stop(self) -> None:
@@ -119,14 +120,17 @@ class Page:
         self._history.add(now_s, numbers)
         self._numbers, self._looked_s = dict(numbers), now_s
 
+    def _try_to_look(self) -> None:
+        try:
+            self.look()
+        except Exception:  # noqa: BLE001  a worker goes on working whatever its page meets; /metrics says the same
+            self._log.exception("the page could not read the numbers")
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
             began, spent_s = time.monotonic(), time.thread_time()
-            try:
-                self.look()
-            except Exception:  # noqa: BLE001  a worker goes on working whatever its page meets; /metrics says the same
-                self._log.exception("the page could not read the numbers")
+            self._try_to_look()
             every_s = EVERY_S if began - self._asked < _WATCHED_S else UNWATCHED_S
             every_s = max(every_s, (time.thread_time() - spent_s) / _SHARE)
             self._wake.wait(max(0.05, every_s - (time.monotonic() - began)))

@@ -102,8 +102,8 @@ def made_up():
         sock = open_socket("127.0.0.1:0")
         address = f"http://{address_of(sock)}"
         running.extend((page, BackgroundServer(app, sock)))
-        running[-1].start()
         page.start()
+        running[-1].start()
         return address
 
     yield start
@@ -192,6 +192,7 @@ def test_says_what_is_wrong_with_an_event(workers, opened):
 
 def test_survives_a_restart(workers, opened):
     page = opened(workers["trainer"].address, allowed=AWAY)
+    earlier = learned(page)
     workers["trainer"].stop()
     page.locator("#connection.away").wait_for()
     assert "not reachable since" in page.locator("#connection").inner_text()
@@ -201,6 +202,7 @@ def test_survives_a_restart(workers, opened):
     page.locator("#connection.live").wait_for()
     wait_for(lambda: "has not answered" not in page.locator("#alert-list").inner_text())
     before = learned(page)
+    assert before < earlier  # of this process: never what the one before had said
     wait_for(lambda: learned(page) > before)
     drawn = page.locator("#table .curve").evaluate_all("all => all.map(one => one.getAttribute('d').split('L').length)")
     assert sum(drawn) >= points  # what was seen before it went is still there

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 
 import httpx
 import pytest
@@ -24,10 +25,10 @@ NUMBERS = {
 }
 
 
-def page_of(token=None, ready=None):
+def page_of(token=None, ready=None, read=lambda: NUMBERS):
     app = OpsApp(CollectorRegistry(), lambda: None, lambda: ready, role=lambda: "writer", token=token)
     subject = Subject("ads", lambda: SPEC, lambda: None, lambda _: {}, "page/explain")
-    return app, Page(app, "trainer", TRAINER, lambda: NUMBERS, [subject])
+    return app, Page(app, "trainer", TRAINER, read, [subject])
 
 
 def get(app, path, **headers):
@@ -97,6 +98,31 @@ def test_state_is_what_metrics_say():
     assert [alert["what"] for alert in state["alerts"]] == ["Not ready"]
     (model,) = state["models"]
     assert (model["id"], model["columns"]) == ("ads@1", ["user", "ad"])
+
+
+def test_no_answer_is_empty_once_it_has_begun():
+    def read():
+        time.sleep(0.1)
+        return NUMBERS
+
+    app, page = page_of(read=read)
+    page.start()
+    try:
+        assert get(app, "/page/state").json()["metrics"]["ctr_commits"] == 4
+    finally:
+        page.stop()
+
+
+def test_it_begins_whatever_the_numbers_do():
+    def read():
+        raise OSError("no numbers")
+
+    app, page = page_of(read=read)
+    page.start()
+    try:
+        assert get(app, "/page/state").json()["metrics"] == {}
+    finally:
+        page.stop()
 
 
 def test_only_new_samples_are_sent_unless_the_worker_is_another():
