@@ -103,7 +103,7 @@ class Page:
         app.route("GET", "/page/slices", self._slices)
 
     def start(self) -> None:
-        """Look at the numbers, and go on doing so: to be called before the server starts, so that no answer is empty."""
+        """Look at the numbers, and go on doing so: to be called before the server starts, so that none is missing."""
         self._try_to_look()
         self._thread.start()
 
