@@ -64,6 +64,10 @@ def shard_of(keys: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
     return (keys % np.uint64(shards)).astype(np.int64)
 
 
+ALL_SHARDS = np.ones(1, np.bool_)
+"""A choice of shards, (shards,) bool, that leaves none out, however many there are."""
+
+
 def padded_k(k: int) -> int:
     """Coordinates kept for one partner field: k rounded up to whole groups of four."""
     return 4 * ((k + 3) // 4)

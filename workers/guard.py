@@ -11,13 +11,14 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ctr import metrics
 from ctr.errors import FencedError, ModelMissingError, SettingError, StoreUnavailableError
 from ctr.quality import Guard
+from ctr.rows import RowBlock
 from ctr.store import Cut, GuardRecord, connect, guard_record, read_model
 from workers.lifecycle import ExitCode
 
@@ -98,9 +99,9 @@ class Gate:
         """Another writer has the model: what is held back here is no longer anyone's to decide."""
         self._held, self._said = None, {}
 
-    def passes(self, cut: Cut) -> bool:
-        """Whether this cut may be sent; else it is kept here."""
-        findings = self._guard.judge(cut.rows)
+    def passes(self, cut: Cut, more: Iterable[RowBlock] = ()) -> bool:
+        """Whether this cut may be sent, and `more` that belongs to it and is not made yet; else it is kept here."""
+        findings = self._guard.judge(cut.rows, more)
         if not findings:
             self._guard.accept()
             return True

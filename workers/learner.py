@@ -13,6 +13,7 @@ from ctr.events.hashing import partition_salts
 from ctr.model import Model
 from ctr.model.replay import Replay
 from ctr.quality import Progressive
+from ctr.rows import ALL_SHARDS
 from ctr.store import Cut, Resume, Watermarks
 from workers.pipeline import Chunk, Standing
 
@@ -51,6 +52,11 @@ class Learner:
         return self.standing.positions
 
     @property
+    def shards(self) -> int:
+        """How many the store has of this model."""
+        return len(self._stored)
+
+    @property
     def waiting_bytes(self) -> int:
         """Size of the rows that wait for a cut."""
         return self.model.dirty_rows * self.model.row_bytes
@@ -86,17 +92,22 @@ class Learner:
         if changed:
             self._log.warning("drift", loss=self._quality.drift.mean, events=self._quality.drift.window_events)
 
-    def cut(self) -> Cut:
-        """Freeze what was learned since the last one; its events are counted, so that it can be judged."""
+    def cut(self, chosen: NDArray[np.bool_] = ALL_SHARDS) -> Cut:
+        """Freeze what was learned since the last one; its events are counted, so that it can be judged.
+
+        Of the ``chosen`` (shards,) where given; what the others have to get is left for further cuts, which must come
+        before anything is learned.
+        """
         self._say_drift(self._quality.settle())
         return Cut(
-            rows=self.model.take_dirty(),
+            rows=self.model.take_dirty(chosen),
             offsets=self.positions,
             watermarks=self.watermarks,
-            gone=self.model.take_gone(),
+            gone=self.model.take_gone(chosen),
             origins=self.origins,
             marks=self.standing.marks,
             skipped=self._skipped,
+            chosen=chosen,
         )
 
     @property

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctr import metrics
+from ctr.rows import ALL_SHARDS
 from ctr.spec import Spec
 from ctr.store import Cut, ModelWriter
 from workers.committer import Committer, Pace
@@ -21,7 +26,9 @@ AHEAD_INTERVALS, AHEAD_S = 10, 0.25
 """While a cut is under way learning goes on for so many commit intervals, and so long at least; then it waits for the
 store, and reading waits for it: a crash would have all that learned again."""
 CUT_BYTES = 1 << 30
-"""Rows that wait for a cut at most: they are copied when it is made. Learning waits where a cut may not be made yet."""
+"""Rows that are copied for the store at a time. Of more a cut is made in parts, over fewer shards at a time, and
+learning waits until the last part is made; what one shard gets is never parted, so that learning waits before it is
+more than this."""
 _HEARTBEAT_S = 1.0
 """A shorter interval commits only what moved; at least so often something is committed, if only watermarks."""
 
@@ -55,6 +62,7 @@ class Publisher:
         self._ahead_s = max(AHEAD_S, AHEAD_INTERVALS * interval_s)
         self.committed: Mapping[str, int] = {}
         self._of: Learner | None = None
+        self._parts: deque[NDArray[np.bool_]] = deque()  # of the cut under way, those still to be made
         self._counts: Counter[str] = Counter()
         self._last_s = 0.0
 
@@ -71,6 +79,7 @@ class Publisher:
     def forget(self) -> None:
         """Nothing is known of what the store has, and what was learned is let go: a stand-by loads it anew."""
         self.committed, self._of = {}, None
+        self._parts.clear()
 
     def has_moved(self, learner: Learner) -> bool:
         """Whether there is anything that the store does not have."""
@@ -87,7 +96,8 @@ class Publisher:
 
     def is_behind(self, learner: Learner) -> bool:
         """Whether learning on would only make the next cut larger, or what a crash costs."""
-        return learner.waiting_bytes > CUT_BYTES or self._committer.under_way_s > self._ahead_s
+        too_many = learner.waiting_bytes > CUT_BYTES * learner.shards
+        return too_many or bool(self._parts) or self._committer.under_way_s > self._ahead_s
 
     def cut(self, learner: Learner, deadline: Deadline | None = None) -> None:
         """Freeze what was learned and begin to publish it, unless the guard speaks against it.
@@ -96,8 +106,10 @@ class Publisher:
         """
         self._patience(self._dead_letters.flush, deadline)
         began = time.perf_counter()
-        cut, self._of = learner.cut(), learner
-        passes = self._gate.passes(cut)
+        first, *others = parts(learner.waiting_bytes, learner.shards)
+        self._of, self._parts = learner, deque(others)
+        cut = learner.cut(first)
+        passes = self._gate.passes(cut, chain.from_iterable(map(learner.model.dirty_blocks, others)))
         self._clocks.busy_s["pack"] += time.perf_counter() - began
         if passes:
             self.publish(cut)
@@ -113,16 +125,27 @@ class Publisher:
 
     def wait(self, timeout_s: float) -> Cut | None:
         """Wait for the cut under way; errors are those of `Committer.wait`."""
-        return self._noted(self._committer.wait(timeout_s))
+        deadline = Deadline(timeout_s)
+        while (cut := self._noted(self._committer.wait(deadline.remaining))) is None and self.busy:
+            pass
+        return cut
 
     def _noted(self, cut: Cut | None) -> Cut | None:
-        if cut is not None:
-            self.committed = cut.offsets
-            self._last_s = time.time()
-            self._counts.update(commits=1, rows=len(cut.rows), gone=len(cut.gone))
-            self._gate.remember()
-            if self._of is not None:
-                self._of.model.reuse(cut.rows)
+        """The cut, if this was all of it; else its next part is made and sent."""
+        if cut is None:
+            return None
+        self._counts.update(rows=len(cut.rows), gone=len(cut.gone))
+        if self._of is not None:
+            self._of.model.reuse(cut.rows)
+            if self._parts:
+                began = time.perf_counter()
+                self._committer.send(self._of.cut(self._parts.popleft()))
+                self._clocks.busy_s["pack"] += time.perf_counter() - began
+                return None
+        self.committed = cut.offsets
+        self._last_s = time.time()
+        self._counts["commits"] += 1
+        self._gate.remember()
         return cut
 
     def numbers(self) -> dict[str, metrics.Value]:
@@ -137,3 +160,22 @@ class Publisher:
             "ctr_commit_under_way_seconds": self._committer.under_way_s,
             "ctr_store_up": float(self._patience.store_up),
         }
+
+
+def parts(waiting_bytes: int, shards: int) -> list[NDArray[np.bool_]]:
+    """Which shards get their rows at a time, (shards,) bool each: as many as share `CUT_BYTES`, and one at least.
+
+    In ascending order: shard 0 has to know a partition first.
+
+    Examples
+    --------
+    >>> [np.flatnonzero(chosen).tolist() for chosen in parts(3 * CUT_BYTES, 8)]
+    [[0, 1], [2, 3], [4, 5], [6, 7]]
+    >>> parts(CUT_BYTES, 8) == [ALL_SHARDS]
+    True
+    """
+    if waiting_bytes <= CUT_BYTES:
+        return [ALL_SHARDS]
+    at_once = max(1, shards * CUT_BYTES // waiting_bytes)
+    part_of = np.arange(shards) // at_once
+    return [part_of == part for part in range(part_of[-1] + 1)]

@@ -118,8 +118,7 @@ class TakeOver:
         standing, gaps = memory.standing, memory.gaps
         furthest = {name: (at, standing.marks.get(name, "")) for name, at in standing.positions.items()}
         self._patiently(lambda: self._source.open(standing.positions, furthest))
-        memory.model.take_dirty()
-        memory.model.take_gone()
+        memory.model.settle()
         reached, model = memory.reached(), memory.model
         self._patiently(lambda: self._writer.rewrite(
             model.blocks, reached, memory.origins, memory.watermarks, marks=standing.marks, gaps=gaps

@@ -42,15 +42,25 @@ def mark_range_dirty(dirty: Any, counters: Any, begin: int, end: int) -> None:
 
 
 @kernel
-def take_dirty(dirty: Any, stored: Any, counters: Any, rows: Any) -> None:
-    """Numbers of all dirty rows, ascending; they are clean and stored afterwards."""
-    n = 0
+def find_dirty(dirty: Any, row_key: Any, chosen: Any, rows: Any) -> int:
+    """Numbers of the dirty rows of the chosen shards, ascending, to ``rows``; how many. ``chosen`` (shards,) bool."""
+    n, shards = 0, np.uint64(chosen.shape[0])
     for word in range(dirty.shape[0]):
         if dirty[word] != 0:
             for bit in range(64):
                 if ((dirty[word] >> np.uint64(bit)) & np.uint64(1)) != 0:
-                    rows[n] = word * 64 + bit
-                    n += 1
-            stored[word] |= dirty[word]
-            dirty[word] = np.uint64(0)
-    counters[DIRTY] = 0
+                    row = word * 64 + bit
+                    if shards == 1 or chosen[np.int64(row_key[row] % shards)]:
+                        rows[n] = row
+                        n += 1
+    return n
+
+
+@kernel
+def settle(dirty: Any, stored: Any, counters: Any, rows: Any) -> None:
+    """These rows, dirty before, are clean and stored."""
+    for row in rows:
+        bit = np.uint64(1) << np.uint64(row & 63)
+        dirty[row >> 6] ^= bit
+        stored[row >> 6] |= bit
+    counters[DIRTY] -= rows.shape[0]

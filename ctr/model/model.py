@@ -21,7 +21,7 @@ from ctr.model.hyper import hyper_parameters
 from ctr.model.scratch import CHUNK, Scratch
 from ctr.model.state import Counts, State, counts_of, put_back, state_of
 from ctr.model.table import Table
-from ctr.rows import RowBlock, RowShape, padded_k
+from ctr.rows import ALL_SHARDS, RowBlock, RowShape, padded_k
 from ctr.spec import Spec, differences
 
 FAMILIES = {"lr": layout.LR, "fm": layout.FM, "ffm": layout.FFM, "fwfm": layout.FWFM, "fefm": layout.FEFM}
@@ -33,6 +33,9 @@ TILED_KP = 8
 
 VECTOR_KP = 12
 """The same for fm: head and latent factor are sixteen floats."""
+
+_BLOCK = 4096
+"""Rows handed out at a time."""
 
 
 class Model:
@@ -287,11 +290,31 @@ class Model:
         """Rows changed since the last `take_dirty`. A new model's bias is dirty."""
         return int(self._table.counters[layout.DIRTY])
 
-    def take_dirty(self) -> RowBlock:
-        """Copy of all rows changed since the last call, packed; they are clean afterwards."""
-        rows = self._table.take_dirty()
+    def take_dirty(self, chosen: NDArray[np.bool_] = ALL_SHARDS) -> RowBlock:
+        """Copy of all rows changed since they were last taken, packed; they are clean afterwards.
+
+        Parameters
+        ----------
+        chosen : (shards,) bool, optional
+            Of which shards, by `ctr.rows.shard_of`; of all where not given.
+        """
+        rows = self._table.find_dirty(chosen)
         room, self._room = self._room, None
-        return RowBlock(self._table.row_key[rows], self._table.pack(rows, room))
+        block = RowBlock(self._table.row_key[rows], self._table.pack(rows, room))
+        self._table.settle(rows)
+        return block
+
+    def dirty_blocks(self, chosen: NDArray[np.bool_] = ALL_SHARDS) -> Iterator[RowBlock]:
+        """What `take_dirty` would give, some thousand rows at a time; they stay dirty. Learn nothing meanwhile."""
+        rows = self._table.find_dirty(chosen)
+        for begin in range(0, len(rows), _BLOCK):
+            part = rows[begin : begin + _BLOCK]
+            yield RowBlock(self._table.row_key[part], self._table.pack(part))
+
+    def settle(self) -> None:
+        """Nothing is dirty or gone any more: for who has stored all rows by other means."""
+        self._table.settle(self._table.find_dirty())
+        self._table.take_gone()
 
     def reuse(self, block: RowBlock) -> None:
         """Nobody needs what `take_dirty` gave any more: the next one may be written over it.
@@ -301,19 +324,19 @@ class Model:
         room = block.data.base
         self._room = room if isinstance(room, np.ndarray) and room.dtype == np.float32 and room.ndim == 1 else None
 
-    def take_gone(self) -> NDArray[np.uint64]:
+    def take_gone(self, chosen: NDArray[np.bool_] = ALL_SHARDS) -> NDArray[np.uint64]:
         """(m,) keys that have no row any more, of those that `take_dirty` ever gave or `load` got; each once.
 
-        Only what sweeps have dropped since the last call. To be taken together with `take_dirty`: a key that left and
-        came again is among the dirty rows alone.
+        Only what sweeps have dropped since the last call. To be taken together with `take_dirty`, of the same shards:
+        a key that left and came again is among the dirty rows alone.
         """
-        return self._table.take_gone()
+        return self._table.take_gone(chosen)
 
     def blocks(self) -> Iterator[RowBlock]:
         """All rows, packed, some thousand at a time. Nothing may be learned meanwhile."""
         keys, rows = self._table.held()
-        for begin in range(0, len(keys), 4096):
-            yield RowBlock(keys[begin : begin + 4096], self._table.pack(rows[begin : begin + 4096]))
+        for begin in range(0, len(keys), _BLOCK):
+            yield RowBlock(keys[begin : begin + _BLOCK], self._table.pack(rows[begin : begin + _BLOCK]))
 
     def load(self, block: RowBlock) -> None:
         """Insert or overwrite rows; they are not dirty. A weights-only model drops the accumulators.

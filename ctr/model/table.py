@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.kernels import build, layout
-from ctr.rows import RowShape
+from ctr.rows import ALL_SHARDS, RowShape, shard_of
 
 HUGE_PAGE = 2 << 20
 LOAD = 0.575
@@ -176,9 +176,15 @@ class Table:
         if n:
             self._gone.append(gone[:n].copy())
 
-    def take_gone(self) -> NDArray[np.uint64]:
-        """Keys that were swept out since the last call, had been stored and have no row again; ascending."""
-        gone, self._gone = np.unique(np.concatenate([np.empty(0, np.uint64), *self._gone])), []
+    def take_gone(self, chosen: NDArray[np.bool_] = ALL_SHARDS) -> NDArray[np.uint64]:
+        """Keys that were swept out since the last call, had been stored and have no row again; ascending.
+
+        Those of the chosen shards, as of `find_dirty`; the others are left for another call.
+        """
+        gone = np.unique(np.concatenate([np.empty(0, np.uint64), *self._gone]))
+        mine = chosen[shard_of(gone, len(chosen))]
+        self._gone = [] if mine.all() else [gone[~mine]]
+        gone = gone[mine]
         left: NDArray[np.uint64] = gone[self.known(gone) != 2]
         return left
 
@@ -198,11 +204,14 @@ class Table:
         self.counters[layout.DIRTY] = np.count_nonzero(marks & 1)
         self._gone = [gone] if len(gone) else []
 
-    def take_dirty(self) -> NDArray[np.uint32]:
-        """Numbers of the rows changed since the last call."""
+    def find_dirty(self, chosen: NDArray[np.bool_] = ALL_SHARDS) -> NDArray[np.uint32]:
+        """Numbers of the dirty rows, ascending, of those shards for which ``chosen`` (shards,) is true."""
         rows = np.empty(self.counters[layout.DIRTY], np.uint32)
-        self._marks.take_dirty(self.dirty, self.stored, self.counters, rows)
-        return rows
+        return rows[: self._marks.find_dirty(self.dirty, self.row_key, chosen, rows)]
+
+    def settle(self, rows: NDArray[np.uint32]) -> None:
+        """These rows, found dirty, are clean from now on, and count as stored."""
+        self._marks.settle(self.dirty, self.stored, self.counters, rows)
 
     def held(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         """Keys and row numbers of all rows, the model's own included, by ascending key."""

@@ -14,8 +14,9 @@ Poison that comes slowly becomes what later events are compared with: that is wh
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,18 +97,20 @@ class Guard:
         )  # fmt: skip
         self._events += int(np.count_nonzero(losses == losses))  # noqa: PLR0124  NaN is not
 
-    def judge(self, rows: RowBlock) -> tuple[Finding, ...]:
+    def judge(self, rows: RowBlock, more: Iterable[RowBlock] = ()) -> tuple[Finding, ...]:
         """What speaks against publishing these rows and the events since the last `accept`; nothing where all is well.
 
         Parameters
         ----------
-        rows : RowBlock
+        rows, more : RowBlock, iterable of RowBlock
             All that were learned since.
         """
-        self._spoilt, norm = 0, 0.0
-        if len(rows):
-            data = np.ascontiguousarray(rows.data)
-            self._spoilt, norm = self._norms(data.view(np.float32), data[:, 0].copy(), self._size, self._head_step)
+        self._spoilt, norm, judged = 0, 0.0, 0
+        for block in itertools.chain([rows], more):
+            if len(block):
+                data = np.ascontiguousarray(block.data)
+                spoilt, largest = self._norms(data.view(np.float32), data[:, 0].copy(), self._size, self._head_step)
+                self._spoilt, norm, judged = self._spoilt + spoilt, max(norm, largest), judged + len(block)
         self._norm = norm
         limits = self._limits
         if not limits.enabled:
@@ -115,7 +118,7 @@ class Guard:
         rise, entropy, factor = self._found.tolist()
         before = self._told[kernel.BEFORE]
         found = [
-            ("finite", self._spoilt > 0, self._spoilt, f"{self._spoilt:,} of {len(rows):,} rows hold no finite number"),
+            ("finite", self._spoilt > 0, self._spoilt, f"{self._spoilt:,} of {judged:,} rows hold no finite number"),
             ("norm", norm > self._limit_of_norm, norm,
              f"a row with weights of norm {norm:g}, where {self._largest_norm:g} was the largest that was published"),
             ("entropy_rise", rise > limits.max_entropy_rise, rise,

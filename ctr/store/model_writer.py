@@ -166,7 +166,7 @@ class ModelWriter:
             yield from writer.load()
 
     def commit(self, cut: Cut) -> None:
-        """Publish a cut, shard by shard; every shard gets its offsets and watermarks, rows or not.
+        """Publish a cut, shard by shard; every shard that it is for gets its offsets and watermarks, rows or not.
 
         Raises what `ShardWriter.commit` raises. After a `StoreUnavailableError` call again with the same cut: shards
         that have it are passed over. After any other error some shards may have it and some not: that is a crash in
@@ -182,7 +182,8 @@ class ModelWriter:
             return
         cut = replace(cut, origins=self._origins(cut))
         of_row, of_gone = shard_of(cut.rows.keys, self.shards), shard_of(cut.gone, self.shards)
-        for shard, writer in enumerate(self._writers):
+        for shard in np.flatnonzero(np.broadcast_to(cut.chosen, self.shards)).tolist():
+            writer = self._writers[shard]
             writer.commit(replace(cut, gone=cut.gone[of_gone == shard]), _places(of_row, shard))
 
     def _origins(self, cut: Cut) -> dict[str, int]:

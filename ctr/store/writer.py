@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.errors import FencedError, ModelMismatchError, ServerWentBackError, ShardLostError, StoreUnavailableError
-from ctr.rows import RowBlock
+from ctr.rows import ALL_SHARDS, RowBlock
 from ctr.store.codec import CHUNK, RowPacker, decode_scan, encode_keys, hdel_commands
 from ctr.store.connection import Client, Command, Session, translated
 from ctr.store.keys import ShardKeys
@@ -48,6 +48,8 @@ class Cut:
     skipped : mapping of str to sequence of (int, int)
         Offsets from and to which reading has jumped, because the log had lost what lies between and that was accepted:
         what a shard lacks of it is counted as its gap.
+    chosen : (shards,) bool
+        Which shards it goes to; to all where not given.
     """
 
     rows: RowBlock
@@ -57,6 +59,7 @@ class Cut:
     origins: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    chosen: NDArray[np.bool_] = field(default_factory=lambda: ALL_SHARDS)
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
 
 

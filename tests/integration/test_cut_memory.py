@@ -1,7 +1,7 @@
-"""The memory of a cut is bounded: beyond the bound learning waits for the pace, and no row depends on it."""
+"""The memory of a cut is bounded: of more it is made in parts, and no row depends on it."""
 
 import pytest
-from workbench import SPEC, market_lines
+from workbench import SPEC, market_lines, stored
 
 from ctr import spec as specification
 from ctr.errors import CtrError
@@ -21,10 +21,11 @@ class Recorded:
     """A writer whose cuts are measured."""
 
     def __init__(self, writer):
-        self._writer, self.sizes, self.rows = writer, [], {}
+        self._writer, self.sizes, self.rows, self.places = writer, [], {}, []
 
     def commit(self, cut):
         self.sizes.append(cut.rows.data.nbytes)
+        self.places.append((dict(cut.offsets), frozenset(cut.chosen.nonzero()[0].tolist())))
         self.rows |= {int(k): row.tobytes() for k, row in zip(cut.rows.keys, cut.rows.data, strict=True)}
         self._writer.commit(cut)
 
@@ -32,9 +33,9 @@ class Recorded:
         return getattr(self._writer, name)
 
 
-def learned(url, path, generation):
-    """Learn a file to its end; the writer, with what it was given."""
-    spec = specification.parse(f'generation = "{generation}"\n{PACED}')
+def learned(url, path, generation, shards=16):
+    """Learn a file to its end; the writer, with what it was given, and for how long learning waited."""
+    spec = specification.parse(f'generation = "{generation}"\n{PACED}[store]\nshards = {shards}\n')
     with connect(url) as client:
         writer = Recorded(ModelWriter(client, create_model(client, spec)))
         lease = Lease(client, spec.model_id, ttl_s=3.0)
@@ -57,11 +58,28 @@ def path(tmp_path, monkeypatch):
     return data
 
 
-def test_beyond_the_bound_learning_waits(redis_url, path, monkeypatch):
+def test_beyond_the_bound_a_cut_is_made_over_fewer_shards_at_a_time(redis_url, path, monkeypatch):
     free, _ = learned(redis_url, path, "free")
     monkeypatch.setattr(module, "CUT_BYTES", BOUND)
-    bounded, blocked_s = learned(redis_url, path, "bounded")
+    bounded, _ = learned(redis_url, path, "bounded")
     assert max(free.sizes) > 2 * BOUND, "without the bound there is something to bound"
-    assert max(bounded.sizes) < 1.2 * BOUND
+    assert max(bounded.sizes) < 1.2 * BOUND, "hashes spread keys over shards not quite evenly"
+    assert bounded.rows == free.rows
+    parted = [(offsets, chosen) for offsets, chosen in bounded.places if chosen != {0}]
+    assert len(parted) > 1
+    for offsets, _ in parted:  # all shards at one place, each of them once
+        shards = sorted(shard for at, chosen in parted if at == offsets for shard in chosen)
+        assert shards == list(range(16))
+    with connect(redis_url) as client:
+        model = [stored(client, name) for name in ("ads@bounded", "ads@free")]
+    assert model[0] == model[1]
+
+
+def test_one_shards_rows_are_never_parted_and_learning_waits(redis_url, path, monkeypatch):
+    free, _ = learned(redis_url, path, "free", shards=1)
+    monkeypatch.setattr(module, "CUT_BYTES", BOUND)
+    bounded, blocked_s = learned(redis_url, path, "bounded", shards=1)
+    assert max(free.sizes) > 2 * BOUND
+    assert max(bounded.sizes) < 1.2 * BOUND, "one chunk is learned before it waits"
     assert blocked_s > 0
     assert bounded.rows == free.rows

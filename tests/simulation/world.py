@@ -24,7 +24,7 @@ from simulation.server import Server
 from ctr.errors import FencedError, ServerWentBackError, StoreUnavailableError
 from ctr.events.batch import Batch
 from ctr.model.replay import Replay
-from ctr.rows import RowBlock
+from ctr.rows import ALL_SHARDS, RowBlock
 from ctr.spec import Field, Model, Spec, Store
 from ctr.store import Cut, ModelWriter, StoredModel, Watermarks, resume
 from ctr.store.keys import ShardKeys
@@ -67,9 +67,9 @@ class Learner:
             self.rows[key] = bytearray(row.tobytes())
             self.dirty.discard(key)
 
-    def take_dirty(self) -> RowBlock:
-        keys = sorted(self.dirty)
-        self.dirty = set()
+    def take_dirty(self, chosen) -> RowBlock:
+        keys = sorted(key for key in self.dirty if chosen[key % len(chosen)])
+        self.dirty.difference_update(keys)
         data = b"".join(self.rows[key] for key in keys)
         return RowBlock(np.array(keys, np.uint64), np.frombuffer(data, np.uint8).reshape(len(keys), self.row_bytes))
 
@@ -166,16 +166,25 @@ class Trainer:
         self.positions[name] = end
 
     def commit(self) -> None:
-        cut = Cut(
-            self.learner.take_dirty(), dict(self.positions), Watermarks(), origins=dict(self.origins),
-            skipped={name: tuple(jumps) for name, jumps in self.skipped.items()},
-        )  # fmt: skip
-        self.world.jumps[cut.nonce] = cut.skipped
-        try:
-            self.patiently(lambda: self.writer.commit(cut))
-        except ServerWentBackError:
-            self.world.seen["went back"] += 1
-            self.recover()
+        """All that was learned, in parts now and then; learning stands still until the last one is made."""
+        parts = [ALL_SHARDS]
+        if len(self.world.shards) > 1 and self.rng.random() < 0.2:
+            self.world.seen["parted"] += 1
+            begin = self.rng.randrange(1, len(self.world.shards))
+            parts = [np.arange(len(self.world.shards)) < begin, np.arange(len(self.world.shards)) >= begin]
+        for part in parts:
+            self.learns = part is parts[-1]
+            cut = Cut(
+                self.learner.take_dirty(part), dict(self.positions), Watermarks(), origins=dict(self.origins),
+                skipped={name: tuple(jumps) for name, jumps in self.skipped.items()}, chosen=part,
+            )  # fmt: skip
+            self.world.jumps[cut.nonce] = cut.skipped
+            try:
+                self.patiently(lambda cut=cut: self.writer.commit(cut))
+            except ServerWentBackError:
+                self.world.seen["went back"] += 1
+                self.recover()
+                break
         self.world.seen["commits"] += 1
 
     def crash(self) -> None:

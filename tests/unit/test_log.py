@@ -1,6 +1,5 @@
 """One event a line, not too many of them, each with its worker, and no secret in any."""
 
-import doctest
 import json
 import subprocess
 import sys
@@ -13,10 +12,6 @@ from hypothesis import strategies as st
 from ctr import log
 
 SECRETS = ("s3same", "abc.DEF-123", "tok_en/9=")
-
-
-def test_examples():
-    assert doctest.testmod(log).failed == 0
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,9 @@ def test_more_new_features_than_rows_are_refused_and_counted():
     assert (model.rows, model.counts.rows_refused, model.counts.rows_evicted) == (5, 3, 0)
 
 
-def test_gone_are_those_that_the_store_has_and_that_did_not_come_back():
+@pytest.fixture
+def of_which_some_left():
+    """A model that the features 10 and 12 have left, which are stored, and 20 or 21, which is not."""
     model = Model(make_spec(), max_rows=4)
     times = minutes(*range(9))
     learn(model, (times[0], {0: 10, 1: 11, 2: 12}))
@@ -243,9 +245,34 @@ def test_gone_are_those_that_the_store_has_and_that_did_not_come_back():
     learn(model, (times[1], {0: 20, 1: 21}))  # 10 and 11 leave, which are stored
     learn(model, (times[2], {0: 22, 1: 23}))  # 12 leaves, and one that was never stored
     learn(model, (times[3], {1: 11}))
+    return model
+
+
+def test_gone_are_those_that_the_store_has_and_that_did_not_come_back(of_which_some_left):
+    model = of_which_some_left
     assert sorted(key & 0xFF for key in model.take_gone().tolist()) == [10, 12]
     assert model.take_gone().tolist() == []
     assert key_of(1, 11) in model.take_dirty().keys.tolist()
+
+
+def test_gone_of_other_shards_are_given_later(of_which_some_left):
+    model = of_which_some_left
+    gone = {key_of(0, 10), key_of(2, 12)}
+    shards = next(n for n in range(2, 100) if len({key % n for key in gone}) == 2)
+    first = np.arange(shards) == key_of(0, 10) % shards
+    assert model.take_gone(first).tolist() == [key_of(0, 10)]
+    assert model.take_gone(~first).tolist() == [key_of(2, 12)]
+    assert model.take_gone().tolist() == []
+
+
+def test_after_settling_nothing_is_to_be_stored(of_which_some_left):
+    model = of_which_some_left
+    model.settle()
+    assert model.dirty_rows == 0
+    assert len(model.take_dirty()) == 0
+    assert len(model.take_gone()) == 0
+    learn(model, (minutes(20)[0], {0: 30, 1: 31}))  # all that was there counts as stored
+    assert len(model.take_gone()) > 0
 
 
 @pytest.mark.parametrize("dense", [True, False])

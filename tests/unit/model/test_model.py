@@ -12,6 +12,7 @@ from naive import Event, start_value, to_batch, unpack_rows
 
 from ctr.errors import ModelMismatchError
 from ctr.model import BIAS_KEY, Model, RowBlock
+from ctr.rows import shard_of
 from ctr.spec import Field, Lifetime, Optimizer, Spec
 from ctr.spec import Model as ModelSpec
 
@@ -155,6 +156,26 @@ def test_dirty_rows_are_those_that_events_touched(k, dense):
     model.learn_many(to_batch([replace(event, c=0.0) for event in events], F, dense=dense))
     assert model.dirty_rows == 0
     assert len(model.take_dirty()) == 0
+
+
+@CASES
+def test_rows_of_some_shards_are_taken_and_the_others_stay_dirty(k, dense):
+    model, plain = Model(make_spec(k, dense=dense)), Model(make_spec(k, dense=dense))
+    for one in (model, plain):
+        one.learn_many(to_batch(stream(400), F, dense=dense))
+    whole, waiting = plain.take_dirty(), model.dirty_rows
+    found = {}
+    for chosen in (np.array([False, True, False]), np.array([True, False, True])):
+        seen = list(model.dirty_blocks(chosen))
+        assert model.dirty_rows == waiting, "a look changes nothing"
+        block = model.take_dirty(chosen)
+        assert chosen[shard_of(block.keys, 3)].all()
+        np.testing.assert_array_equal(np.concatenate([part.data for part in seen]), block.data)
+        found |= dict(zip(block.keys.tolist(), map(bytes, block.data), strict=True))
+        waiting -= len(block)
+        assert model.dirty_rows == waiting
+    assert waiting == 0
+    assert found == dict(zip(whole.keys.tolist(), map(bytes, whole.data), strict=True))
 
 
 @CASES

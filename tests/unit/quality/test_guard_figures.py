@@ -44,6 +44,18 @@ def observe(to, p, y, weights=None, step=1000):
         to.observe(p[part], y[part], weights[part], losses(p[part], y[part]))
 
 
+def test_rows_that_come_in_several_blocks_are_judged_as_one():
+    model = Model(specification.parse(FFM))
+    rows = model.take_dirty()
+    spoilt = RowBlock(rows.keys, np.ascontiguousarray(rows.data).copy())
+    spoilt.data[:, 4:].view(np.float32)[0, 0] = np.nan
+    made = guard()
+    (finding,) = made.judge(rows, iter([spoilt, rows]))
+    assert (finding.check, finding.value) == ("finite", 1)
+    assert "1 of 3 rows" in finding.text
+    assert made.judge(rows, iter([rows])) == ()
+
+
 def checks(of, rows=NO_ROWS):
     return [finding.check for finding in of.judge(rows)]
 

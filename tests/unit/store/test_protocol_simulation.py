@@ -12,6 +12,7 @@ import pytest
 from simulation.world import Learner, Trainer, ViolationError, World
 
 from ctr.errors import OriginsDifferError, ShardLostError
+from ctr.rows import ALL_SHARDS
 from ctr.store import ModelWriter, Version, Watermarks, model_writer, resume, writer
 from ctr.store.connection import Session
 from ctr.store.shard import Meta
@@ -55,6 +56,7 @@ def test_each_event_counts_once_whatever_happens():
     assert seen["uneven"] > 100
     assert seen["very uneven"] > 20
     assert seen["gaps"] > 20
+    assert seen["parted"] > 1000
 
 
 @pytest.mark.slow
@@ -207,7 +209,7 @@ def lost_replies_count_as_applied(patch):
             commit(self, cut, chosen)
         except writer.StoreUnavailableError:
             rows = len(cut.rows) if chosen is None else len(chosen)
-            self._meta = self._next_meta(cut, rows, self._meta, 0)
+            self._meta, self._rows = self._next_meta(cut, rows, self._meta, 0), None
 
     patch.setattr(ShardWriter, "commit", hopeful)
 
@@ -233,13 +235,19 @@ def same_owner_token(patch):
     patch.setattr(writer.secrets, "token_hex", lambda size: "owner" if size == 16 else token(size))
 
 
+def parts_go_to_every_shard(patch):
+    """A part of a cut moves the offsets of shards whose rows it has not got."""
+    commit = ModelWriter.commit
+    patch.setattr(ModelWriter, "commit", lambda self, cut: commit(self, dataclasses.replace(cut, chosen=ALL_SHARDS)))
+
+
 def gaps_are_not_counted(patch):
     """Offsets jump over what the log has lost, and nobody says so."""
     patch.setattr(writer, "_gaps", lambda *_: {})
 
 
 CAUGHT = [
-    gaps_are_not_counted,
+    gaps_are_not_counted, parts_go_to_every_shard,
     no_version_check, no_watch, reconnects_before_exec, no_mask, offsets_go_back,
     origins_are_not_kept, reading_goes_on_at_the_furthest, rows_and_offsets_apart,
     rows_are_loaded_before_the_take_over, what_was_learned_is_kept_when_the_server_went_back,
