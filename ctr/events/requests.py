@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -34,10 +33,12 @@ _SLACK = bytes(SLACK)
 FEW = 16
 """Rows of a request that are better off without the arrays of a batch."""
 _LEAST_BYTES = 1 << 14
+_NO_KEYS = np.empty((0, 0), np.uint64)
+NO_IDS = np.zeros((1, 2), np.uint64)
+"""A table that knows none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A ranking that is asked for, as keys.
 
     Attributes
@@ -47,15 +48,18 @@ class Asked:
     fields : (A,) int64
         Indices of the candidates' fields, ascending; empty where they are ids.
     keys : (n, A) uint64
-    ids_at : int
-        Where in the body an array of ids begins; -1 where candidates are objects.
+    places : (n,) int64 or None
+        Of the ads whose ids are given, -1 for an unknown one; None where candidates are objects.
+    known : bool
+        Whether all ids are known.
     top : int or None
     """
 
     context: Keys
     fields: NDArray[np.int64]
     keys: Keys
-    ids_at: int
+    places: NDArray[np.int64] | None
+    known: bool
     top: int | None
 
 
@@ -106,8 +110,10 @@ class RequestScanner:
     def _make_room(self, length: int, rows: int) -> None:
         """For a body of so many bytes, and so many rows' keys."""
         if self._bound is None or length > len(self._body) - SLACK or rows * self._F > len(self.found):
-            body = np.zeros(max(_LEAST_BYTES, 1 << (length - 1).bit_length()) + SLACK, np.uint8)
-            self.found = np.empty(max(FEW, rows) * self._F, np.uint64)
+            size = max(_LEAST_BYTES, 1 << (length - 1).bit_length())
+            body = np.zeros(size + SLACK, np.uint8)
+            # an id takes two quotes and a comma, at least
+            self.found = np.empty(max(max(FEW, rows) * self._F, size // 3 + 1), np.uint64)
             self._body = memoryview(body)  # type: ignore[arg-type]  # a buffer
             self._bound = Bound(*self._parts, body, self.found)
 
@@ -188,7 +194,9 @@ class RequestScanner:
                     self._outputs.grow()
         return None if n < 0 else self._batch(out, n, entries, time_s)
 
-    def scan_ranking(self, body: bytes, time_s: float, *, max_rows: int) -> Asked | None:
+    def scan_ranking(
+        self, body: bytes, time_s: float, *, max_rows: int, ids: NDArray[np.uint64] = NO_IDS
+    ) -> Asked | None:
         """Read a request to rank; None where the decoded body is to be asked, or `in_parts` is not.
 
         Parameters
@@ -198,6 +206,8 @@ class RequestScanner:
             Time of the request, seconds since 1970.
         max_rows : int
             A body that may hold more candidates, by its opening braces, is not read. Ids are not counted.
+        ids : (2^m, 2) uint64
+            Where places are by id, see `ctr.kernels.scan.ids`.
         """
         rows = body.count(b"{") - 2
         if rows > max_rows or not self.in_parts:
@@ -206,6 +216,12 @@ class RequestScanner:
         with self.lock:
             self._make_room(len(body), rows)
             self._body[: len(body)] = body
-            good, n, A, top, ids_at = self._ranking(len(body), time_s, self._bound, context, fields)
-            keys = self.found[: n * A].reshape(n, A).copy() if good else None
-        return None if keys is None else Asked(context, fields[:A], keys, ids_at, None if top < 0 else top)
+            good, n, A, top, known = self._ranking(len(body), time_s, self._bound, ids, context, fields)
+            if not good:
+                return None
+            found = self.found[: n * A or n].copy()
+        by_id = A == 0
+        return Asked(
+            context, fields[:A], _NO_KEYS if by_id else found.reshape(n, A), found.view(np.int64) if by_id else None,
+            known, None if top < 0 else top,
+        )  # fmt: skip

@@ -71,7 +71,7 @@ class Question:
         return int(own + np.count_nonzero(self.keys))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class AdQuestion:
     """One context and `n` ads of a catalogue, all of which name the same fields.
 

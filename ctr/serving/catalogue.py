@@ -42,7 +42,7 @@ _INDEX_SHARE = 0.05
 
 
 @dataclass
-class _Shelf:
+class Shelf:
     """All ads, read by one and the same set of columns."""
 
     columns: frozenset[str]
@@ -145,17 +145,19 @@ class Catalogue:
         """
         return self._question(self._shelf, context, *self._placed(self._shelf, ids), time_s, path)
 
-    def question_of_keys(
-        self, context: NDArray[np.uint64], body: bytes, ids_at: int, time_s: float
-    ) -> AdQuestion | None:
-        """The same for (F,) keys of a context and ids as JSON, which begin at ``body[ids_at]``.
+    @property
+    def shelf(self) -> Shelf:
+        """All ads as they are now; one that is new may stand in its place at any time."""
+        return self._shelf
 
-        None where `question` is to be asked with all of it decoded: ids that are not known or not plainly written, and
-        ads that leave something to the context.
+    def question_of_keys(
+        self, shelf: Shelf, context: NDArray[np.uint64], places: NDArray[np.int64], time_s: float
+    ) -> AdQuestion | None:
+        """The same for (F,) keys of a context and (n,) places of ads on a shelf.
+
+        None where `question` is to be asked with all of it decoded: for ads that leave something to the context.
         """
-        shelf = self._shelf
-        places = shelf.index.find(body, ids_at)
-        if places is None or places.min(initial=0) < 0 or self._questions.crosses(shelf.fields):
+        if self._questions.crosses(shelf.fields):
             return None
         for column, silent in shelf.silent.items():
             fields = self._questions.fields_of({column})
@@ -163,7 +165,7 @@ class Catalogue:
                 return None
         return AdQuestion(context, shelf.prepared, places, time_s)
 
-    def _placed(self, shelf: _Shelf, ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _placed(self, shelf: Shelf, ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Places of those of the ids that are known, and which these are."""
         try:
             # An array first: NumPy takes 25 us to look at 500 numbers in a list.
@@ -176,7 +178,7 @@ class Catalogue:
         return places, known
 
     def _question(
-        self, shelf: _Shelf, context: Row, places: NDArray[np.int64], known: NDArray[np.int64], time_s: float, path: str
+        self, shelf: Shelf, context: Row, places: NDArray[np.int64], known: NDArray[np.int64], time_s: float, path: str
     ) -> tuple[Question | AdQuestion, NDArray[np.int64]]:
         if not self._questions.in_parts:
             rows = [shelf.rows[place] for place in places.tolist()]
@@ -190,7 +192,7 @@ class Catalogue:
                 return self._with_context(context, shelf, question, path), known
         return question, known
 
-    def _with_context(self, context: Row, shelf: _Shelf, question: AdQuestion, path: str) -> Question:
+    def _with_context(self, context: Row, shelf: Shelf, question: AdQuestion, path: str) -> Question:
         """Where an ad does not name a field that others do, the context's feature stands."""
         plain = question.plain
         for at, index in enumerate(shelf.fields):
@@ -286,9 +288,9 @@ class Catalogue:
         if self.refused:
             self._log.warning("ads left out", ads=self.refused, max_ads=self._max_ads)
 
-    def _new_shelf(self, columns: frozenset[str]) -> _Shelf:
+    def _new_shelf(self, columns: frozenset[str]) -> Shelf:
         fields = self._questions.fields_of(columns) if self._questions.in_parts else ()
-        return _Shelf(columns, fields, PreparedAds(np.array(fields, np.int64), self._max_ads))
+        return Shelf(columns, fields, PreparedAds(np.array(fields, np.int64), self._max_ads))
 
     def _columns_of(self, ads: Any) -> frozenset[str]:
         """Columns of the model that any of these names."""
@@ -310,7 +312,7 @@ class Catalogue:
         if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a catalogue may be wrong as a whole
             self._log.warning("an ad cannot be used", id=identity, why=str(why), refused=self.refused)
 
-    def _place(self, shelf: _Shelf, ads: Mapping[str, Row]) -> None:
+    def _place(self, shelf: Shelf, ads: Mapping[str, Row]) -> None:
         """Give ads their places. With pauses: values become keys in the interpreter, which requests need."""
         ids = list(ads)
         for begin in range(0, len(ids), _AT_ONCE):
@@ -319,7 +321,7 @@ class Catalogue:
             if len(shelf.places) >= _AT_ONCE:
                 time.sleep(min(0.01, time.perf_counter() - began))
 
-    def _place_some(self, shelf: _Shelf, ads: Mapping[str, Row]) -> None:
+    def _place_some(self, shelf: Shelf, ads: Mapping[str, Row]) -> None:
         placed: list[tuple[str, int]] = []
         keys: list[NDArray[np.uint64]] = []
         for identity, row in ads.items():

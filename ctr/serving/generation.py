@@ -110,13 +110,16 @@ class Generation:
         if not self._scans:
             return None
         now = time.time()
-        asked = self._requests.scan_ranking(body, now, max_rows=max_rows)
+        shelf = self.catalogue.shelf  # one and the same for places and for what stands there
+        asked = self._requests.scan_ranking(body, now, max_rows=max_rows, ids=shelf.index.table)
         if asked is None:
             return None
-        if asked.ids_at < 0:
+        if asked.places is None:
             return Question(asked.context, asked.fields, asked.keys, now), asked.top
-        question = self.catalogue.question_of_keys(asked.context, body, asked.ids_at, now)
-        return None if question is None or len(question) > max_rows else (question, asked.top)
+        if not asked.known or len(asked.places) > max_rows:
+            return None
+        question = self.catalogue.question_of_keys(shelf, asked.context, asked.places, now)
+        return None if question is None else (question, asked.top)
 
     def encode(self, rows: Sequence[Row], path: str = "$.instances") -> Batch:
         """Rows as keys; `path` is where they stand, for errors.

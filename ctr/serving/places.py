@@ -1,4 +1,4 @@
-"""Ids -> places for requests, and scores -> JSON: the kernels for both, with their arrays."""
+"""Ids -> places for requests, and scores -> JSON: the arrays of the kernels for both."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ _SLACK = bytes(64)
 
 
 class PlaceIndex:
-    """Places by id, looked up in a request's own bytes; changed by one thread, read by any.
+    """Places by id, to be looked up by the ids' bytes in a request; changed by one thread, read by any.
 
     A dictionary takes 0.1 us an id, and making the texts that it is asked with as long again.
     """
 
     def __init__(self) -> None:
-        kernels = build.load("scan/ids")
-        self._add, self._find = kernels.add, kernels.find
+        self._add = build.load("scan/ids").add
         self._table = self._empty(_LEAST_SLOTS)
         self._used = 0
-        self.find(b'[""]')  # compiles, or loads from the disk cache
 
     @staticmethod
     def _empty(slots: int) -> NDArray[np.uint64]:
         return np.zeros((slots, 2), np.uint64)
+
+    @property
+    def table(self) -> NDArray[np.uint64]:
+        """(2^m, 2) as `ctr.events.requests.RequestScanner.scan_ranking` takes it; another one where it had to grow."""
+        return self._table
 
     @property
     def memory_bytes(self) -> int:
@@ -52,19 +55,6 @@ class PlaceIndex:
         data = np.frombuffer(b"".join(raw) + _SLACK, np.uint8)
         self._add(data, ends, np.fromiter(places.values(), np.int64, len(places)), table)
 
-    def find(self, body: bytes, at: int = 0) -> NDArray[np.int64] | None:
-        """(n,) places of the ids in a JSON list, -1 for an unknown one; None where it must be decoded to tell.
-
-        Parameters
-        ----------
-        body : bytes
-        at : int
-            Where in it the list begins; what follows it is not looked at.
-        """
-        out = np.empty((len(body) - at) // 3 + 1, np.int64)  # quotes and a comma each, at least
-        n = self._find(np.frombuffer(body + _SLACK, np.uint8), at, self._table, out)
-        return out[:n] if n >= 0 else None
-
 
 class RankingWriter:
     """Puts probabilities in order and writes them as the body of an answer; not for several threads at once."""
@@ -72,7 +62,8 @@ class RankingWriter:
     _PARTS = (b'{"order":[', b'],"scores":[', b'],"unknown":[]}')
 
     def __init__(self) -> None:
-        self._kernels = build.load("serve/answer")
+        kernels = build.load("serve/answer")
+        self._write, self._bytes = kernels.write, kernels.PLACE_BYTES + kernels.SCORE_BYTES
         self._parts = np.frombuffer(b"".join(self._PARTS), np.uint8)
         self._ends = np.cumsum([len(part) for part in self._PARTS])
         self._out = np.empty(0, np.uint8)
@@ -80,11 +71,9 @@ class RankingWriter:
 
     def body(self, scores: NDArray[np.float32], top: int | None) -> bytes:
         """Write the `top` best, all where it is not given: what `Ranking.of` says, as JSON."""
-        ranking = np.empty((2, len(scores)), np.uint64)
-        self._kernels.order(scores, *ranking)
-        ranking = ranking[0, :top]
-        room = len(_SLACK) + len(self._parts) + len(ranking) * (self._kernels.PLACE_BYTES + self._kernels.SCORE_BYTES)
+        n = len(scores) if top is None else min(top, len(scores))
+        room = len(_SLACK) + len(self._parts) + n * self._bytes
         if len(self._out) < room:
             self._out = np.empty(room, np.uint8)
-        written = self._kernels.write(ranking, scores, self._parts, self._ends, self._out)
+        written = self._write(scores, n, self._parts, self._ends, self._out)
         return self._out[:written].tobytes()

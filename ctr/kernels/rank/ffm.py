@@ -158,8 +158,8 @@ def stream(W: Any, A: int, lines: Any, n_lines: int, n: int, scratch: Any) -> No
         m = a * P_
         for first in range(0, count, ABREAST):
             for at in range(min(first + 2 * ABREAST, count), min(first + 3 * ABREAST, count)):
-                prefetch(W, met[at])  # of the lines behind it the processor takes care
-                prefetch(W, met[at] + 16)
+                for j in range(n_lines):
+                    prefetch(W, met[at] + lines[j])
             b0, b1, b2, b3 = met[first], met[first + 1], met[first + 2], met[first + 3]
             s0 = set16(ZERO)
             s1, s2, s3 = s0, s0, s0

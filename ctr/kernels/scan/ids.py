@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ctr.kernels.jit import helper, kernel
-from ctr.kernels.scan.memory import below32, byte, equal32, trailing_zeros, word8
-from ctr.kernels.serve import brief
+from ctr.kernels.scan.jsonlines import blanks_end, string_end
+from ctr.kernels.scan.memory import byte, word8
 from ctr.kernels.simd import prefetch
 
-QUOTE, BACKSLASH, COMMA, OPEN, CLOSE, BLANK = 34, 92, 44, 91, 93, 32
+QUOTE, BACKSLASH, COMMA, CLOSE = 34, 92, 44, 93
 PRIME, OTHER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 HASH, PLACE = 0, 1
@@ -69,58 +69,41 @@ def add(data: Any, ends: Any, places: Any, table: Any) -> None:
 
 
 @helper
-def text_end(at: Any, end: Any) -> Any:
-    """Address of the quote behind a plain text; `end` where there is none: an escape, a byte that must be escaped."""
-    while at < end:
-        bits = equal32(at, QUOTE) | equal32(at, BACKSLASH) | below32(at, BLANK)
-        if bits:
-            at += trailing_zeros(bits)
-            return at if at < end and byte(at) == QUOTE else end
-        at += 32
-    return end
+def places_of(at: Any, end: Any, table: Any, out: Any) -> Any:
+    """Places of the ids of the JSON list of texts that opens at address `at`, -1 for an unknown one, to ``out``.
 
+    Bytes that must be escaped have been looked for. ``out`` is uint64, and room while hashes wait for their slots.
 
-@helper
-def space_end(at: Any, end: Any) -> Any:
-    """Address of the first byte beyond a blank."""
-    while at < end and byte(at) <= BLANK:
-        at += 1
-    return at
-
-
-@brief
-def find(data: Any, begin: int, table: Any, out: Any) -> Any:
-    """Places of the ids of a JSON list of texts at ``data[begin:]``, -1 for an unknown one; returns how many there are.
-
-    -1 where it is not so plain a list: escapes, bytes that must be escaped, anything but texts; or longer than ``out``.
-    ``data`` holds 64 bytes more.
+    Returns
+    -------
+    n, behind, known
+        How many; the address behind the list, 0 where it is not so plain (escapes, anything but texts, none at all) or
+        longer than ``out``; whether all are known.
     """
-    start, mask, n = np.int64(data.ctypes.data), np.uint64(table.shape[0] - 1), 0
-    end = start + data.shape[0] - 64
-    at = space_end(start + begin, end)
-    good = at < end and byte(at) == OPEN
-    while good:
-        at = space_end(at + 1, end)
-        good = at < end and byte(at) == QUOTE and n < out.shape[0]
-        if not good:
+    mask, n, good = np.uint64(table.shape[0] - 1), 0, False
+    at = blanks_end(at + 1, end)
+    while byte(at) == QUOTE and n < out.shape[0]:
+        begin = at + 1
+        at = string_end(begin, end)
+        if at >= end or byte(at) == BACKSLASH:
             break
-        begin_at = at + 1
-        at = text_end(begin_at, end)
-        if at >= end:
-            good = False
-            break
-        h = hash_of(begin_at, at)
+        h = hash_of(begin, at)
         prefetch(table, np.int64(h & mask) * 2)
-        out[n] = np.int64(h)
+        out[n] = h
         n += 1
-        at = space_end(at + 1, end)
-        good = at < end and (byte(at) == COMMA or byte(at) == CLOSE)
-        if good and byte(at) == CLOSE:
+        at = blanks_end(at + 1, end)
+        c = byte(at)
+        at += 1
+        good = c == CLOSE
+        if c != COMMA:
             break
+        at = blanks_end(at, end)
     if not good:
-        return -1
+        return 0, np.int64(0), False
+    unknown = 0
     for i in range(n):
-        h = np.uint64(out[i])
-        slot = slot_of(h, table)
-        out[i] = np.int64(table[slot, PLACE]) if table[slot, HASH] == h else -1
-    return n
+        slot = slot_of(out[i], table)
+        found = table[slot, HASH] == out[i]
+        out[i] = table[slot, PLACE] if found else ONES
+        unknown += 1 if np.int64(out[i]) < 0 else 0
+    return n, at, unknown == 0

@@ -15,7 +15,8 @@ import numpy as np
 from ctr.kernels.jit import bare, helper
 from ctr.kernels.scan import jsonlines
 from ctr.kernels.scan.features import dense, single
-from ctr.kernels.scan.jsonlines import NULL4, blanks_end, string_end
+from ctr.kernels.scan.ids import places_of
+from ctr.kernels.scan.jsonlines import NULL4, blanks_end
 from ctr.kernels.scan.lines import is_blank
 from ctr.kernels.scan.memory import byte, word4, word8
 from ctr.kernels.scan.text import MISSING, clean, is_utf8
@@ -165,25 +166,6 @@ def candidates_of(
 
 
 @helper
-def texts_end(at: Any, end: Any) -> Any:
-    """Address behind an array of texts without escapes; 0 where it is not that."""
-    at = blanks_end(at + 1, end)
-    while byte(at) == QUOTE:
-        at = string_end(at + 1, end)
-        if at >= end or byte(at) == BACKSLASH:
-            break
-        at = blanks_end(at + 1, end)
-        c = byte(at)
-        at += 1
-        if c == CLOSE_ARRAY:
-            return at
-        if c != COMMA:
-            break
-        at = blanks_end(at, end)
-    return np.int64(0)
-
-
-@helper
 def count_of(at: Any, end: Any) -> Any:
     """Return (number, address behind) of up to 9 digits, or null; address 0 for "cannot"."""
     if word4(at) == NULL4:
@@ -199,11 +181,11 @@ def count_of(at: Any, end: Any) -> Any:
 
 @bare
 def _ranking(
-    start: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, named: Any, context: Any, fields: Any,
-    keys: Any,
+    at: Any, end: Any, time_s: Any, plan: Any, spans: Any, elements: Any, named: Any, table: Any, context: Any,
+    fields: Any, keys: Any,
 ) -> Any:  # fmt: skip
-    n, A, top, ids, seen = 0, 0, NO_TOP, np.int64(-1), 0
-    at, end = space_end(start, end), space_begin(start, end)
+    n, A, top, known, seen = 0, 0, NO_TOP, True, 0
+    at, end = space_end(at, end), space_begin(at, end)
     no_controls, ascii_only = clean(at, end)
     good = at < end and no_controls and byte(at) == OPEN and (ascii_only or is_utf8(at, end))
     at = blanks_end(at + 1, end)
@@ -230,8 +212,7 @@ def _ranking(
         elif byte(at) != OPEN_ARRAY:
             good = False
         elif byte(blanks_end(at + 1, end)) == QUOTE:
-            ids = at - start
-            at = texts_end(at, end)
+            n, at, known = places_of(at, end, table, keys)
             good = at > 0
         else:
             at, n, A = candidates_of(at, end, time_s, plan, spans, elements, named, fields, keys)
@@ -247,23 +228,24 @@ def _ranking(
             at = blanks_end(at, end)
     # A request without a context has the keys of an empty row, of which clocks are a part: rare, so not here.
     good = good and seen & (CONTEXT | CANDIDATES) == CONTEXT | CANDIDATES
-    return good, n, A, top, ids
+    return good, n, A, top, known
 
 
 @brief
-def ranking(length: Any, time_s: Any, bound: Any, context: Any, fields: Any) -> Any:
+def ranking(length: Any, time_s: Any, bound: Any, table: Any, context: Any, fields: Any) -> Any:
     """Keys of ``{"context": {...}, "candidates": [...], "top": n}``, its parts in any order.
 
-    In: the first `length` bytes of ``bound.body``. Out: ``context`` (F,) keys; where candidates are objects,
-    ``fields`` (A,) of theirs and ``bound.keys`` (n A,).
+    In: the first `length` bytes of ``bound.body``, and the ``table`` of `ids`. Out: ``context`` (F,) keys; where
+    candidates are objects, ``fields`` (A,) of theirs and ``bound.keys`` (n A,); where they are ids, their places in
+    ``bound.keys`` (n,), and A is 0.
 
     Returns
     -------
-    good, n, A, top, ids
-        Whether all could be read; `NO_TOP` where there is none; where in the body an array of ids begins, -1 for
-        objects.
+    good, n, A, top, known
+        Whether all could be read; `NO_TOP` where there is none; whether all ids are known.
     """
     at = np.int64(bound.body.ctypes.data)
     return _ranking(
-        at, at + length, time_s, bound.plan, bound.spans, bound.elements, bound.named, context, fields, bound.keys,
+        at, at + length, time_s, bound.plan, bound.spans, bound.elements, bound.named, table, context, fields,
+        bound.keys,
     )  # fmt: skip

@@ -27,16 +27,15 @@ def descending(score: Any) -> Any:
     return np.uint64(np.uint32(bits if bits < 0 else ~(bits | np.int32(-(2**31)))))
 
 
-@brief
-def order(scores: Any, ranking: Any, other: Any) -> None:
-    """Places of scores into ``ranking`` (n,), the highest score first, of equal ones the first place.
-
-    ``other`` (n,) is room.
+@helper
+def order(scores: Any) -> Any:
+    """(n,) uint64 places of scores, the highest score first, of equal ones the first place.
 
     A radix sort by the bytes that differ. NumPy's sort takes as long, but gives the GIL away (see `brief`): beside a
     trainer's commits an answer then waited 20 us for it on average.
     """
     n, counts = scores.shape[0], np.zeros((4, 256), np.int64)
+    ranking, other = np.empty(n, np.uint64), np.empty(n, np.uint64)
     for i in range(n):
         key = descending(scores[i])
         ranking[i] = key << np.uint64(32) | np.uint64(i)
@@ -57,6 +56,7 @@ def order(scores: Any, ranking: Any, other: Any) -> None:
         source, target = target, source
     for i in range(n):
         ranking[i] = source[i] & PLACE_MASK
+    return ranking
 
 
 @helper
@@ -108,12 +108,12 @@ def write_text(at: Any, text: Any) -> Any:
 
 
 @brief
-def write(ranking: Any, scores: Any, parts: Any, ends: Any, out: Any) -> Any:
-    """Write places and scores of a ranking, with ``parts[:ends[0]]`` before, and so on between and behind.
+def write(scores: Any, n: int, parts: Any, ends: Any, out: Any) -> Any:
+    """Write places and scores of the n best, with ``parts[:ends[0]]`` before, and so on between and behind.
 
     Returns how many bytes; ``out`` has 8 more.
     """
-    n, begin = ranking.shape[0], np.int64(out.ctypes.data)
+    ranking, begin = order(scores), np.int64(out.ctypes.data)
     at = write_text(begin, parts[: ends[0]])
     for i in range(n):
         at = write_place(at, np.int64(ranking[i]))

@@ -14,6 +14,7 @@ from ctr.errors import EventError
 from ctr.events import encode_rows
 from ctr.events.jsonlines import decoder
 from ctr.events.requests import RequestScanner
+from ctr.serving.places import PlaceIndex
 
 DENSE = [
     {"name": "plain"}, {"name": "absent", "source": "a", "missing": "feature"}, {"name": "deep", "source": "o.b"},
@@ -150,6 +151,9 @@ class _RankRequest(msgspec.Struct):
 
 
 decode_ranking = decoder(_RankRequest)
+IDS = ["a1", "é", 'q"', "", "unknown"]
+PLACES = PlaceIndex()
+PLACES.put({identity: place for place, identity in enumerate(IDS[:-1])}, {})
 
 
 def ranking_body(r):
@@ -182,16 +186,15 @@ def ranking_body(r):
 
 def full_rows(scanner, sent):
     """Keys of all rows {**context, **candidate} as the kernels have them; the ids; `top`. None where they cannot."""
-    got = scanner.scan_ranking(sent, 2e9, max_rows=1024)
+    got = scanner.scan_ranking(sent, 2e9, max_rows=1024, ids=PLACES.table)
     if got is None:
         return None
-    ids = None
-    if got.ids_at >= 0:
-        ids, _ = json.JSONDecoder().raw_decode(sent[got.ids_at :].decode())
-        return got.context.tolist(), ids, got.top
+    if got.places is not None:
+        assert got.known == (-1 not in got.places)
+        return got.context.tolist(), [IDS[place] for place in got.places], got.top
     rows = np.tile(got.context, (len(got.keys), 1))
     rows[:, got.fields] = got.keys
-    return rows.tolist(), ids, got.top
+    return rows.tolist(), None, got.top
 
 
 def exact_rows(sent):
@@ -200,7 +203,8 @@ def exact_rows(sent):
         asked = decode_ranking(sent)
         if any(isinstance(one, str) for one in asked.candidates):
             row = encode_rows(PARTS, [asked.context], 2e9).keys.tolist()
-            return (row, asked.candidates, asked.top) if all(isinstance(x, str) for x in asked.candidates) else None
+            ids = [one if one in IDS else IDS[-1] for one in asked.candidates]
+            return (row, ids, asked.top) if all(isinstance(x, str) for x in asked.candidates) else None
         rows = [{**asked.context, **one} for one in asked.candidates]
         return encode_rows(PARTS, rows, 2e9).keys.reshape(len(rows), -1).tolist(), None, asked.top
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, EventError):
