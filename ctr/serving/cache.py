@@ -28,9 +28,7 @@ from ctr.store import Changes, ShardReader, Version, Watermarks
 CHUNK = 1000
 """Rows of a shard read again before the next shard's turn."""
 _PIECE = 250
-"""Of these, read at a time: a request on the same core may wait so long, half a millisecond."""
-_AT_ONCE = 200
-"""Of these, taken over at a time: for so long, 0.1 ms, a request may wait for the lock."""
+"""Of these, read at a time: a request on the same core may wait so long, half a millisecond; for the lock 0.1 ms."""
 _FILLS = 3
 """Rows that make room for a batch's missing ones may belong to the same batch: then it is filled once more."""
 
@@ -340,12 +338,9 @@ class RowCache:
     def _replace(self, asked: Keys, rows: RowBlock) -> None:
         """Take rows again that are still held (one may have made room meanwhile); the store's gone ones are dropped."""
         gone = np.setdiff1d(asked, rows.keys) if len(rows) < len(asked) else asked[:0]
-        for begin in range(0, len(rows), _AT_ONCE):
-            keys, data = rows.keys[begin : begin + _AT_ONCE], rows.data[begin : begin + _AT_ONCE]
-            with self._lock:
-                held = self._model.lookup(keys)
-                self._load(RowBlock(keys[held], data[held]))
         with self._lock:
+            held = self._model.lookup(rows.keys)
+            self._load(rows if held.all() else RowBlock(rows.keys[held], rows.data[held]))
             if len(gone):
                 self._forget(gone)
             self._rereads += len(asked)

@@ -45,11 +45,12 @@ class _Link:
             if not came:
                 return None
             filled += came
-            if self.buffer[: min(filled, len(first))].tobytes() != first[:filled]:
-                return None
-            if filled < len(first):
-                continue
-            state[AT] = max(state[AT], len(first))
+            if not state[AT]:
+                if self.buffer[: min(filled, len(first))].tobytes() != first[:filled]:
+                    return None
+                if filled < len(first):
+                    continue
+                state[AT] = len(first)
             if not take(self.buffer, filled, head, state, found, rows):
                 return None
         return (found, rows[: state[HELD]]) if state[AT] == filled else None
@@ -99,7 +100,8 @@ class RowFetch:
 
     def _ask(self, name: str, keys: NDArray[np.uint64]) -> Taken | None:
         encoded = name.encode()
-        items = np.tile(_ITEM, (len(keys), 1))
+        items = np.empty((len(keys), len(_ITEM)), np.uint8)
+        items[:] = _ITEM
         items[:, _KEY] = np.frombuffer(encode_keys(keys), np.uint8).reshape(-1, 8)
         head = b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n" % (2 + len(keys), len(encoded), encoded)
         idle = self._idle.setdefault(server_of(self._client, name), [])
